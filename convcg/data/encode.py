@@ -1,0 +1,104 @@
+"""The one feature path: rows to tensors, for training, index build, evaluation and serving alike.
+
+A second path would be a bug: what the model saw in training is what it must see online.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
+from convcg.data.feature_encoders import PREFIX, as_array, padded_lists
+from convcg.data.tables import RowTable
+from convcg.features import MAX_BAG_LENGTH, FeatureShape, Kind
+
+_WORD = re.compile(r"\w+")
+
+#: The columns of a query, wherever it comes from: a training example, an evaluation query, a live request.
+QUERY_SCHEMA = pa.schema(
+    [
+        ("surface", pa.int8()),
+        ("subject_pin", pa.int32()),
+        ("query", pa.string()),
+        ("history_pin", pa.list_(pa.int32())),
+        ("history_action", pa.list_(pa.int8())),
+        ("history_surface", pa.list_(pa.int8())),
+        ("history_age", pa.list_(pa.float32())),
+    ]
+)
+
+
+def encode_queries(queries: pa.Table, features: Sequence[FeatureShape]) -> QueryBatch:
+    """Rows with the columns of `QUERY_SCHEMA` and the encoded user features, as tensors."""
+    column = {name: _array(queries, name) for name in queries.column_names}
+    return QueryBatch(
+        surface=_tensor(column["surface"]),
+        subject_pin=_tensor(column["subject_pin"]),
+        query_words=torch.from_numpy(_query_words(column["query"])),
+        history_pin=torch.from_numpy(padded_lists(column["history_pin"])),
+        history_action=torch.from_numpy(padded_lists(column["history_action"])),
+        history_surface=torch.from_numpy(padded_lists(column["history_surface"])),
+        history_age=torch.from_numpy(padded_lists(column["history_age"], dtype=np.float32)),
+        features={shape.name: torch.from_numpy(as_array(column[PREFIX + shape.name], shape)) for shape in features},
+    )
+
+
+def encode_examples(examples: pa.Table, features: Sequence[FeatureShape]) -> ExampleBatch:
+    """Training examples: the columns of a query, and target (int32 pin row) and weight (float32)."""
+    return ExampleBatch(
+        query=encode_queries(examples.drop_columns(["target", "weight"]), features),
+        target=_tensor(_array(examples, "target")),
+        weight=torch.from_numpy(np.array(_array(examples, "weight"), dtype=np.float32)),
+    )
+
+
+class PinEncoder:
+    """Pins as tensors. The arrays are prepared once; `batch` only gathers rows."""
+
+    def __init__(self, pins: RowTable, features: Sequence[FeatureShape]) -> None:
+        self.num_pins = len(pins)
+        self._features: dict[str, Tensor] = {}
+        for shape in features:
+            if shape.kind is Kind.ID:
+                continue
+            column = pins.column(PREFIX + shape.name)
+            assert column is not None, f"the pin table was built without the feature {shape.name!r}"
+            self._features[shape.name] = torch.from_numpy(as_array(column, shape))
+
+    def batch(self, rows: Tensor) -> PinBatch:
+        """The pins at `rows` ([P] int64)."""
+        return PinBatch(rows=rows, features={name: column[rows] for name, column in self._features.items()})
+
+    def all(self) -> PinBatch:
+        """The whole catalogue, in row order."""
+        return PinBatch(rows=torch.arange(self.num_pins), features=self._features)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _tensor(column: pa.Array) -> Tensor:
+    return torch.from_numpy(column.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+@lru_cache(maxsize=65_536)
+def _words(query: str) -> tuple[int, ...]:
+    # CRC-32 is stable across processes and versions, which Python's own hash is not.
+    return tuple(zlib.crc32(word.encode()) for word in _WORD.findall(query.lower())[:MAX_BAG_LENGTH])
+
+
+def _query_words(column: pa.Array) -> NDArray[np.int64]:
+    words = [_words(query) if query else () for query in column.to_pylist()]
+    padded = np.full((len(words), max(map(len, words), default=0)), PADDING, np.int64)
+    for row, hashed in enumerate(words):
+        padded[row, : len(hashed)] = hashed
+    return padded
