@@ -1,0 +1,292 @@
+"""The training loop. It knows no cluster: where it runs, how it reports and what feeds it are given to it.
+
+Exact resume: a checkpoint holds the position in the data (epoch and batches), and every random draw is seeded by the
+step, so that a run that was interrupted ends with the same weights, bit for bit, as one that was not.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from convcg.batch import ExampleBatch, PinBatch
+from convcg.data.encode import PinEncoder
+from convcg.errors import TrainingError
+from convcg.model.loss import LossConfig, LossKind, weighted_mean
+from convcg.model.objective import Objective, Pool
+from convcg.model.two_tower import TwoTower, mentioned_pins
+from convcg.setting import Settings
+
+_CHECKPOINT_VERSION = 1
+_STEP_SEED_STRIDE = 1_000_003  # a prime, so that (seed, step, rank) do not collide for neighbouring seeds
+
+
+class TrainConfig(Settings):
+    """How long, how fast and on what the towers are trained."""
+
+    epochs: int = Field(default=5, ge=1)
+    #: Examples a step, over all workers.
+    batch_size: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    #: Steps over which the learning rate rises from zero.
+    warmup_steps: int = Field(default=100, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    log_every_steps: int = Field(default=20, ge=1)
+    #: Examples that are mixed before they are dealt into batches, on each worker.
+    shuffle_buffer: int = Field(default=65_536, ge=1)
+    #: Validation queries after each epoch; the checkpoint with the best recall@100 becomes the model. 0: the last one.
+    validation_queries: int = Field(default=5_000, ge=0)
+    num_workers: int = Field(default=1, ge=1)
+    use_gpu: bool = False
+    #: Logical CPUs that a worker reserves; some must be left for reading data.
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    #: Threads that a worker computes with; None for its share of the machine.
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    #: How often a run is restarted from its last checkpoint when workers are lost.
+    max_failures: int = Field(default=3, ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run stands: what a checkpoint holds beside weights and optimizer. `batches` are those of this epoch."""
+
+    epoch: int = 0
+    batches: int = 0
+    step: int = 0
+
+
+class Context(Protocol):
+    """Where the loop runs."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record metrics of a step; only rank 0 is asked to."""
+
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        """Make a checkpoint durable; every rank is asked at the same step, rank 0 writes it with `write(directory)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained on.
+
+    batches: this rank's batches of an epoch, the same ones in the same order each time it is called with that epoch.
+    frequency: [N] float32, each pin's share of the training targets.
+    validate: recall@100 of the towers on held-out queries; asked of rank 0 alone.
+    """
+
+    pins: PinEncoder
+    frequency: Tensor
+    batches: Callable[[int], Iterable[ExampleBatch]]
+    validate: Callable[[TwoTower], float] | None
+
+
+def train(
+    towers: TwoTower, config: TrainConfig, loss: LossConfig, task: Task, context: Context, resume: Path | None
+) -> None:
+    """Train the towers in place, checkpointing through `context`; continue from the checkpoint at `resume`.
+
+    Raises:
+        TrainingError: the loss is no longer finite, there is no full batch, or the checkpoint does not fit.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a step
+    objective = Objective(towers, loss, task.frequency).to(context.device)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    progress = Progress() if resume is None else _load(resume, towers, optimizer)
+    stepper = _Stepper(objective, optimizer, config, loss, task, context)
+    for epoch in range(progress.epoch, config.epochs):
+        progress = stepper.run_epoch(epoch, progress)
+    if progress.step == 0:
+        raise TrainingError("there are no training examples. Check split, examples.weights and the events' time range.")
+
+
+class _Stepper:
+    """The state of a running loop that is not in a checkpoint: modules, and the clock behind the speed metrics."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        loss: LossConfig,
+        task: Task,
+        context: Context,
+    ) -> None:
+        self.towers, self.optimizer = objective.towers, optimizer
+        self.config, self.loss, self.task, self.context = config, loss, task, context
+        self.module: nn.Module = objective
+        if context.world_size > 1:
+            devices = [context.device.index] if context.device.type == "cuda" else None
+            self.module = DistributedDataParallel(objective, device_ids=devices)
+        self.catalogue = task.pins.all().to(context.device) if loss.kind is LossKind.FULL_SOFTMAX else None
+        self.recent: list[Tensor] = []
+        self.examples, self.since, self.waited = 0, time.monotonic(), 0.0
+
+    def run_epoch(self, epoch: int, progress: Progress) -> Progress:
+        done = progress.batches if epoch == progress.epoch else 0
+        step = progress.step
+        batches = iter(self.task.batches(epoch))
+        for _ in range(done):
+            next(batches, None)
+        while (batch := self._next(batches)) is not None:
+            step, done = step + 1, done + 1
+            self.recent.append(self._step(batch.to(self.context.device), step))
+            self.examples += len(batch) * self.context.world_size
+            if step % self.config.log_every_steps == 0:
+                self._log(step, epoch)
+            if step % self.config.checkpoint_every_steps == 0:
+                self._save(Progress(epoch=epoch, batches=done, step=step), recall=-1.0)
+        recall = self._validate()
+        if self.context.rank == 0:
+            self.context.log(step, {"epoch": epoch, "validation_recall_at_100": recall})
+        progress = Progress(epoch=epoch + 1, batches=0, step=step)
+        if done:
+            self._save(progress, recall=recall)
+        return progress
+
+    def _next(self, batches: Iterable[ExampleBatch]) -> ExampleBatch | None:
+        started = time.monotonic()
+        batch = next(iter(batches), None)
+        self.waited += time.monotonic() - started
+        return batch
+
+    def _step(self, batch: ExampleBatch, step: int) -> Tensor:
+        torch.manual_seed(self.config.seed * _STEP_SEED_STRIDE + step * self.context.world_size + self.context.rank)
+        self.module.train()
+        pins, pool = self._pins_and_pool(batch, step)
+        loss = weighted_mean(
+            self.module(batch, pins, pool),
+            batch.weight,
+            global_weight=self._sum_over_ranks(batch.weight.sum()),
+            world_size=self.context.world_size,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_gradient_norm)
+        warmth = min(1.0, step / self.config.warmup_steps) if self.config.warmup_steps else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * warmth
+        self.optimizer.step()
+        return loss.detach()
+
+    def _pins_and_pool(self, batch: ExampleBatch, step: int) -> tuple[PinBatch, Pool | None]:
+        if self.catalogue is not None:
+            return self.catalogue, None
+        in_batch = self._gather(batch.target)
+        # Every rank draws the same uniform negatives: one pool, whose expected counts are known.
+        generator = torch.Generator().manual_seed(self.config.seed * _STEP_SEED_STRIDE + step)
+        uniform = torch.randint(self.task.pins.num_pins, (self.loss.num_uniform_negatives,), generator=generator)
+        rows = torch.cat([in_batch, uniform.to(in_batch.device)])
+        pins = self.task.pins.batch(mentioned_pins(batch.query, rows).cpu()).to(self.context.device)
+        return pins, Pool(rows=rows, num_in_batch=len(in_batch))
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        if self.context.world_size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.context.world_size)]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        if self.context.world_size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def _validate(self) -> float:
+        if not self.config.validation_queries:
+            return -1.0
+        recall = self.task.validate(self.towers) if self.task.validate else 0.0
+        return float(self._sum_over_ranks(torch.tensor(recall, dtype=torch.float64, device=self.context.device)))
+
+    def _log(self, step: int, epoch: int) -> None:
+        loss = self._mean_loss(step)
+        seconds = time.monotonic() - self.since
+        if self.context.rank == 0:
+            self.context.log(
+                step,
+                {
+                    "epoch": epoch,
+                    "loss": loss,
+                    "temperature": float(self.towers.temperature.detach()),
+                    "examples_per_second": self.examples / seconds,
+                    "data_wait_share": self.waited / seconds,
+                },
+            )
+        self.examples, self.since, self.waited = 0, time.monotonic(), 0.0
+
+    def _mean_loss(self, step: int) -> float:
+        if not self.recent:
+            return 0.0
+        # Of all ranks, so that all of them go on or none does.
+        loss = float(self._sum_over_ranks(torch.stack(self.recent).mean())) / self.context.world_size
+        self.recent = []
+        if not torch.isfinite(torch.tensor(loss)):
+            raise TrainingError(
+                f"the loss is {loss} at step {step}. Lower train.learning_rate (now {self.config.learning_rate}) "
+                "or look for extreme values in the number and vector features."
+            )
+        return loss
+
+    def _save(self, progress: Progress, *, recall: float) -> None:
+        if self.recent:
+            self._mean_loss(progress.step)  # a checkpoint is never written after a loss that is not finite
+        metrics = {"step": float(progress.step), "epoch": float(progress.epoch), "validation_recall_at_100": recall}
+        self.context.save(metrics, lambda directory: _write(directory, self.towers, self.optimizer, progress))
+
+
+def _write(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    save_file(
+        {name: value.contiguous().cpu() for name, value in towers.state_dict().items()}, directory / "model.safetensors"
+    )
+    state = optimizer.state_dict()["state"]
+    flat = {
+        f"{index}.{name}": value.contiguous().cpu() for index, slots in state.items() for name, value in slots.items()
+    }
+    save_file(flat, directory / "optimizer.safetensors")
+    plain = {"checkpoint_version": _CHECKPOINT_VERSION, **asdict(progress)}
+    (directory / "progress.json").write_text(json.dumps(plain))
+
+
+def read_progress(directory: Path) -> Progress:
+    """Where a checkpoint stands.
+
+    Raises:
+        TrainingError: the checkpoint was written by another version of this program.
+    """
+    plain = json.loads((directory / "progress.json").read_text())
+    if (version := plain.pop("checkpoint_version")) != _CHECKPOINT_VERSION:
+        raise TrainingError(
+            f"the checkpoint {directory} has version {version}; this program reads {_CHECKPOINT_VERSION}. "
+            "Delete the run's directory to start again."
+        )
+    return Progress(**plain)
+
+
+def _load(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer) -> Progress:
+    progress = read_progress(directory)
+    try:
+        towers.load_state_dict(load_file(directory / "model.safetensors"))
+    except RuntimeError as error:
+        raise TrainingError(f"the checkpoint {directory} does not fit this model: {error}") from error
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(directory / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        slots.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return progress

@@ -1,0 +1,59 @@
+"""Validation during training: exact recall of the towers as they are, on held-out queries, without an index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from convcg.data import prepared
+from convcg.data.encode import PinEncoder, encode_queries
+from convcg.data.prepared import Prepared
+from convcg.features import FeatureShape
+from convcg.metrics import rank_among_all, recall_at
+from convcg.model.two_tower import TwoTower
+
+#: Queries scored against the whole catalogue at once.
+_BATCH = 512
+_K = 100
+
+
+class Validation:
+    """The first `limit` validation queries of a fixed random order, held in memory."""
+
+    def __init__(self, data: Prepared, pins: PinEncoder, *, limit: int) -> None:
+        table = data.read(prepared.VALIDATION)
+        order = np.random.default_rng(0).permutation(table.num_rows)[:limit]
+        self._queries = table.take(pa.array(order)).combine_chunks()
+        self._features: Sequence[FeatureShape] = data.encoders().shapes.user
+        self._pins = pins
+
+    def __len__(self) -> int:
+        return int(self._queries.num_rows)
+
+    def recall(self, towers: TwoTower) -> float:
+        """recall@100 over the whole catalogue, pins that were bought before left out; 0 without queries."""
+        was_training = towers.training
+        towers.eval()
+        with torch.inference_mode():
+            ranks = [self._ranks(towers, self._queries.slice(start, _BATCH)) for start in range(0, len(self), _BATCH)]
+        towers.train(was_training)
+        return recall_at(np.concatenate(ranks), _K) if ranks else 0.0
+
+    def _ranks(self, towers: TwoTower, queries: pa.Table) -> NDArray[np.int64]:
+        device = towers.log_temperature.device
+        inputs_Pd = towers.pin.inputs(self._pins.all().to(device))
+        query_Bd = towers.query(encode_queries(queries, self._features).to(device), inputs_Pd)
+        score_BN = (query_Bd @ towers.pin(inputs_Pd).T).cpu().numpy()
+        target_B = queries["target"].to_numpy()
+        return rank_among_all(score_BN, target_B, lists(queries["purchased"]))
+
+
+def lists(column: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """An Arrow column of integer lists as one array a row."""
+    flat = pc.list_flatten(column).to_numpy()
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+    return np.split(flat, ends[:-1]) if len(ends) else []
