@@ -1,0 +1,1 @@
+"""Request to candidates, offline and online the same objects: encode, search, merge, apply the surface's policy."""

@@ -1,0 +1,37 @@
+"""What a surface promises: how many candidates, which pins are left out, how many a single advertiser may have."""
+
+from pydantic import Field, model_validator
+
+from convcg.setting import Settings
+from convcg.types import Surface
+
+
+class SurfacePolicy(Settings):
+    """The policy of one surface."""
+
+    #: Candidates for a request that does not say how many.
+    k: int = Field(default=200, ge=1)
+    max_k: int = Field(default=2000, ge=1)
+    #: Leave out what the person has checked out before.
+    exclude_purchased: bool = True
+    #: At most this many candidates of one advertiser; None for no cap.
+    max_per_advertiser: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _k_within_max(self) -> "SurfacePolicy":
+        if self.k > self.max_k:
+            raise ValueError(f"k = {self.k} is above max_k = {self.max_k}; lower k or raise max_k")
+        return self
+
+
+class RetrievalConfig(Settings):
+    """The policies of the three surfaces."""
+
+    home_feed: SurfacePolicy = SurfacePolicy()
+    related_pins: SurfacePolicy = SurfacePolicy()
+    search: SurfacePolicy = SurfacePolicy()
+
+    def policy(self, surface: Surface) -> SurfacePolicy:
+        """The policy of a surface."""
+        policy: SurfacePolicy = getattr(self, surface.value)
+        return policy
