@@ -1,0 +1,223 @@
+"""`convcg train`: the two towers on Ray Train, fed by Ray Data; an interrupted run goes on where it was.
+
+python -m ray_jobs.train --recipe demo --workdir runs/demo
+"""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device
+
+from convcg.bundle import MODEL
+from convcg.config import RunConfig
+from convcg.data import prepared
+from convcg.data.encode import PinEncoder
+from convcg.data.prepared import Prepared
+from convcg.errors import ConfigError, TrainingError
+from convcg.model.two_tower import TwoTower
+from convcg.storage import copy_file, delete_directory, locate, write_bytes
+from convcg.train import Task, TrainConfig, read_progress, train
+from convcg.validation import Validation
+from ray_jobs import prepare
+from ray_jobs.cluster import ENVIRONMENT
+from ray_jobs.feed import Feed
+from ray_jobs.run import Run, Stage, stage_main, summary_of
+from ray_jobs.tracking import Tracker, followed
+
+_log = logging.getLogger(__name__)
+_SCORE = "validation_recall_at_100"
+#: Two so that the best one stays beside the latest.
+_CHECKPOINTS_KEPT = 2
+
+
+def work(run: Run) -> None:
+    """Train (or go on training) and leave the best checkpoint's weights in `run.model`."""
+    config = run.config.train
+    num_examples = Prepared.open(run.prepared).summary().num_train
+    _check_resources(config)
+    with followed(_metrics_directory(run), total_steps=config.epochs * (num_examples // config.batch_size)):
+        result = _trainer(run).fit()
+    if result.error is not None or not result.best_checkpoints:
+        raise TrainingError(f"training ended without a checkpoint: {result.error}")
+    scored = [(metrics[_SCORE], metrics["step"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
+    recall, step, checkpoint = max(scored, key=lambda item: item[:2])
+    _log.info("the model is the checkpoint of step %d (validation recall@100 %.4f)", step, recall)
+    delete_directory(run.model)
+    with checkpoint.as_directory() as directory:
+        copy_file(locate(Path(directory) / MODEL), run.model / MODEL)
+    write_bytes(run.model / "step.txt", f"{int(step)}\n".encode())
+
+
+def _check_resources(config: TrainConfig) -> None:
+    """Ray would wait for ever; say at once what is missing."""
+    cluster = ray.cluster_resources()
+    needed = config.num_workers * config.cpus_per_worker
+    # One CPU must remain for the tasks that read the data.
+    if needed + 1 > cluster.get("CPU", 0):
+        raise ConfigError(
+            f"train.num_workers = {config.num_workers} x train.cpus_per_worker = {config.cpus_per_worker} needs "
+            f"{needed + 1:g} CPUs with one for reading data; the cluster has {cluster.get('CPU', 0):g}. Lower either."
+        )
+    if config.use_gpu and config.num_workers > cluster.get("GPU", 0):
+        raise ConfigError(
+            f"train.use_gpu with {config.num_workers} workers needs as many GPUs; the cluster has "
+            f"{cluster.get('GPU', 0):g}. Lower train.num_workers or set train.use_gpu=false."
+        )
+
+
+def _trainer(run: Run) -> TorchTrainer:
+    config = run.config.train
+    files = Prepared(run.prepared).files(prepared.TRAIN)
+    filesystem: dict[str, Any] = {} if run.prepared.is_local else {"filesystem": run.prepared.filesystem}
+    examples = ray.data.read_parquet([file.path for file in files], **filesystem)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": run.config.model_dump(mode="json"),
+            "prepared": run.prepared.uri,
+            "metrics": str(_metrics_directory(run)),
+            "run_id": _run_name(run),
+        },
+        datasets={prepared.TRAIN: examples},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            # The same name finds the checkpoints of an interrupted run; another config or input makes another name.
+            name=_run_name(run),
+            storage_path=(run.workdir / "train").path,
+            storage_filesystem=None if run.workdir.is_local else run.workdir.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=_CHECKPOINTS_KEPT, checkpoint_score_attribute=_SCORE, checkpoint_score_order="max"
+            ),
+            worker_runtime_env={"env_vars": _worker_environment()},
+        ),
+    )
+
+
+def _run_name(run: Run) -> str:
+    return f"run-{STAGE.fingerprint(run)}"
+
+
+def _metrics_directory(run: Run) -> Path:
+    """Beside the run's checkpoints; where those are in a bucket, under the machine of rank 0's current directory."""
+    return Path((run.workdir / "train").path if run.workdir.is_local else "runs") / _run_name(run)
+
+
+def _worker_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("WANDB_") or name in ENVIRONMENT}
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """What every training worker runs."""
+    config = RunConfig.model_validate(arguments["config"])
+    ray_context = ray.train.get_context()
+    rank, world_size = ray_context.get_world_rank(), ray_context.get_world_size()
+    torch.set_num_threads(config.train.threads_per_worker or max(1, (os.cpu_count() or 1) // world_size))
+    data = Prepared.open(locate(arguments["prepared"]))
+    shapes, pins = data.encoders().shapes, data.pins()
+    torch.manual_seed(config.train.seed)
+    towers = TwoTower(config.model, shapes)
+    pin_encoder = PinEncoder(pins, shapes.pin)
+    validates = rank == 0 and config.train.validation_queries
+    validation = Validation(data, pin_encoder, limit=config.train.validation_queries) if validates else None
+    task = Task(
+        pins=pin_encoder,
+        frequency=_frequency(data, len(pins)),
+        batches=Feed(
+            shard=ray.train.get_dataset_shard(prepared.TRAIN),
+            features=shapes.user,
+            batch_size=max(1, config.train.batch_size // world_size),
+            shuffle_buffer=config.train.shuffle_buffer,
+            seed=config.train.seed,
+        ),
+        validate=validation.recall if validation else None,
+    )
+    with _resume_directory() as resume:
+        context = _RayContext(rank=rank, world_size=world_size, device=get_device())
+        if rank == 0:
+            context.tracker = Tracker(
+                Path(arguments["metrics"]),
+                run_id=arguments["run_id"],
+                config=arguments["config"],
+                from_step=0 if resume is None else read_progress(resume).step,
+            )
+        try:
+            train(towers, config.train, config.loss, task, context, resume)
+        finally:
+            context.close()
+
+
+def _frequency(data: Prepared, num_pins: int) -> torch.Tensor:
+    """Each pin's share of the training targets, exactly as they will be sampled."""
+    counts = np.zeros(num_pins, np.int64)
+    for table in data.batches(prepared.TRAIN, columns=["target"]):
+        counts += np.bincount(table["target"].to_numpy(), minlength=num_pins)
+    return torch.from_numpy(counts / max(1, counts.sum())).float()
+
+
+@contextmanager
+def _resume_directory() -> Iterator[Path | None]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as directory:
+        yield Path(directory)
+
+
+@dataclass(kw_only=True)
+class _RayContext:
+    """`convcg.train.Context` on Ray Train."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    tracker: Tracker | None = None
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        assert self.tracker is not None
+        self.tracker.log(step, metrics)
+
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        directory = Path(tempfile.mkdtemp(prefix="convcg-checkpoint-"))
+        try:
+            write(directory)
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def close(self) -> None:
+        if self.tracker is not None:
+            self.tracker.close()
+
+
+STAGE = Stage(
+    name="train",
+    parts=("model", "loss", "train"),
+    after=(prepare.STAGE,),
+    work=work,
+    output=lambda run: run.model / MODEL,
+)
+main = stage_main(STAGE.execute, name="train", summary=summary_of(__doc__))
+
+if __name__ == "__main__":
+    sys.exit(main())
