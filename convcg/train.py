@@ -183,6 +183,7 @@ class _Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * warmth
         self.optimizer.step()
+        self.towers.bound_temperature()
         return loss.detach()
 
     def _pins_and_pool(self, batch: ExampleBatch, step: int) -> tuple[PinBatch, Pool | None]:

@@ -6,6 +6,7 @@ what lets a pin that nobody bought yet be found by those who clicked it.
 Shape suffixes: B queries, L history length, P pins, d width.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -164,8 +165,15 @@ class TwoTower(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The learned temperature, kept within its bounds; a scalar."""
-        return self.log_temperature.exp().clamp(self.config.min_temperature, self.config.max_temperature)
+        """The learned temperature; a scalar."""
+        return self.log_temperature.exp()
+
+    def bound_temperature(self) -> None:
+        """Put the temperature back within its bounds, after an optimizer's step: a clamp inside the loss would leave
+        one that has overshot without a gradient to come back by.
+        """
+        with torch.no_grad():
+            self.log_temperature.clamp_(math.log(self.config.min_temperature), math.log(self.config.max_temperature))
 
 
 def _positions(rows: Tensor, among_P: Tensor | None) -> Tensor:

@@ -1,0 +1,265 @@
+"""The towers: unit vectors that depend on what they must, and on nothing else: padding, order, other queries."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+from towers import CONFIG, NUM_PINS, SHAPES, random_features, random_pins, random_queries, random_towers, rows_of
+
+from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
+from convcg.features import FeatureShapes
+from convcg.model.loss import LossConfig, LossKind, full_softmax_loss, log_expected_count, sampled_softmax_loss
+from convcg.model.objective import Objective, Pool
+from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower, mentioned_pins
+
+B = 14
+
+
+def embed(queries: QueryBatch, towers: TwoTower | None = None) -> Tensor:
+    towers = towers or random_towers()
+    with torch.no_grad():
+        return towers.query(queries, towers.pin.inputs(random_pins()))
+
+
+def differ(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).abs().amax(1) > 1e-4
+
+
+def test_embeddings_are_unit_vectors() -> None:
+    towers = random_towers()
+    with torch.no_grad():
+        pins = towers.pin(towers.pin.inputs(random_pins()))
+    for embedding in (pins, embed(random_queries(B))):
+        assert embedding.shape[1] == CONFIG.dim
+        torch.testing.assert_close(embedding.norm(dim=1), torch.ones(len(embedding)))
+
+
+@pytest.mark.parametrize("width", [3, 5, 9])
+def test_the_length_of_the_padding_does_not_matter(width: int) -> None:
+    queries = random_queries(B, longest=3)
+    torch.testing.assert_close(embed(rows_of(queries, torch.arange(B), width=width)), embed(queries))
+
+
+def test_what_stands_in_the_padding_does_not_matter() -> None:
+    queries = random_queries(B)
+    absent = queries.history_pin == PADDING
+    other = replace(
+        queries,
+        history_age=queries.history_age.masked_fill(absent, 7e5),
+        history_action=queries.history_action.masked_fill(absent, 3),
+        history_surface=queries.history_surface.masked_fill(absent, 2),
+    )
+    assert torch.equal(embed(other), embed(queries))
+
+
+def test_a_query_is_the_same_alone_and_in_a_batch() -> None:
+    queries = random_queries(B)
+    together = embed(queries)
+    for row in range(B):
+        length = int((queries.history_pin[row] != PADDING).sum())
+        alone = embed(rows_of(queries, torch.tensor([row]), width=length))
+        torch.testing.assert_close(alone[0], together[row])
+
+
+def test_float64_rounded_to_float32_does_not_depend_on_the_batch_at_all() -> None:
+    towers = random_towers().double()
+    queries = random_queries(B).to("cpu", torch.float64)
+    inputs = towers.pin.inputs(random_pins().to("cpu", torch.float64))
+    with torch.no_grad():
+        together = towers.query(queries, inputs).float()
+        alone = torch.cat([towers.query(rows_of(queries, torch.tensor([row])), inputs) for row in range(B)]).float()
+        reverse = towers.query(rows_of(queries, torch.arange(B).flip(0)), inputs).float().flip(0)
+    assert torch.equal(alone, together)
+    assert torch.equal(reverse, together)
+
+
+def test_the_order_of_a_history_does_not_matter_where_ages_are_equal() -> None:
+    queries = random_queries(B)
+    queries = replace(queries, history_age=torch.full_like(queries.history_age, 3600.0))
+    backwards = {name: getattr(queries, name).flip(1) for name in ("history_pin", "history_action", "history_surface")}
+    torch.testing.assert_close(embed(replace(queries, **backwards)), embed(queries))
+
+
+def test_the_history_is_the_weighted_mean_of_its_pins() -> None:
+    towers, queries = random_towers(), random_queries(B)
+    inputs, pool = towers.pin.inputs(random_pins()).detach(), towers.query.history
+    found = pool(queries, inputs, queries.history_pin).detach()
+    for row in range(B):
+        total = torch.zeros(CONFIG.dim)
+        for place in range(int((queries.history_pin[row] != PADDING).sum())):
+            minutes, bucket = queries.history_age[row, place].item() / 60 + 1, 0
+            while minutes >= 2 and bucket < 20:
+                minutes, bucket = minutes / 2, bucket + 1
+            surface = queries.history_surface[row, place].item()
+            action = pool.action[queries.history_action[row, place]]
+            weight = action + pool.surface[3 if surface == PADDING else surface] + pool.age[bucket]
+            total += weight.exp().detach() * inputs[queries.history_pin[row, place]]
+        expected = F.normalize(total if total.any() else pool.empty.detach(), dim=0)
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_an_empty_history_is_fine() -> None:
+    nobody = rows_of(random_queries(B, longest=0), torch.arange(B))
+    assert nobody.history_pin.shape == (B, 0)
+    assert torch.isfinite(embed(nobody)).all()
+    torch.testing.assert_close(embed(rows_of(nobody, torch.arange(B), width=4)), embed(nobody))
+
+
+@pytest.mark.parametrize("what", ["surface", "subject_pin", "query_words", "history_pin", "history_age"])
+def test_everything_that_a_query_says_changes_its_embedding(what: str) -> None:
+    queries = rows_of(random_queries(56), torch.tensor([13, 55]))  # a full history, a subject pin and words each
+    changed = {
+        "surface": (queries.surface + 1) % 3,
+        "subject_pin": (queries.subject_pin + 1) % NUM_PINS,
+        "query_words": queries.query_words + 1,
+        "history_pin": (queries.history_pin + 1) % NUM_PINS,
+        "history_age": queries.history_age.flip(1) / 50,
+    }
+    assert differ(embed(replace(queries, **{what: changed[what]})), embed(queries)).all()
+    if what in ("subject_pin", "query_words", "history_pin"):
+        assert differ(embed(replace(queries, **{what: torch.full_like(changed[what], PADDING)})), embed(queries)).all()
+
+
+@pytest.mark.parametrize("name", ["kind", "styles", "price", "visual"])
+def test_every_user_feature_changes_the_embedding(name: str) -> None:
+    queries, others = random_queries(B), random_features(B, 99)
+    changed = embed(replace(queries, features=queries.features | {name: others[name]}))
+    same = (queries.features[name] == others[name]).reshape(B, -1).all(1)
+    assert differ(changed, embed(queries))[~same].float().mean() > 0.9
+    assert not differ(changed, embed(queries))[same].any()
+
+
+@pytest.mark.parametrize("name", ["kind", "styles", "price", "visual"])
+def test_every_pin_feature_changes_the_embedding(name: str) -> None:
+    towers, pins = random_towers(), random_pins()
+    others = random_features(NUM_PINS, 99)[name]
+    with torch.no_grad():
+        before = towers.pin(towers.pin.inputs(pins))
+        after = towers.pin(towers.pin.inputs(replace(pins, features=pins.features | {name: others})))
+    same = (pins.features[name] == others).reshape(NUM_PINS, -1).all(1)
+    assert differ(before, after)[~same].float().mean() > 0.9
+    assert torch.equal(before[same], after[same])
+
+
+def test_the_identity_of_a_pin_changes_its_embedding() -> None:
+    towers, pins = random_towers(), random_pins()
+    with torch.no_grad():
+        moved = towers.pin.inputs(replace(pins, rows=pins.rows.roll(1)))
+        assert differ(moved, towers.pin.inputs(pins)).all()
+
+
+def test_reading_the_mentioned_pins_alone_changes_nothing() -> None:
+    towers, queries, pins = random_towers(), random_queries(B), random_pins()
+    mentioned = mentioned_pins(queries)
+    assert len(mentioned) < NUM_PINS
+    few = PinBatch(rows=mentioned, features={name: value[mentioned] for name, value in pins.features.items()})
+    with torch.no_grad():
+        found = towers.query(queries, towers.pin.inputs(few), mentioned)
+    torch.testing.assert_close(found, embed(queries, towers))
+
+
+def test_a_pin_that_a_query_does_not_mention_does_not_matter() -> None:
+    towers, queries = random_towers(), random_queries(B)
+    inputs = towers.pin.inputs(random_pins()).detach()
+    for row in range(B):
+        query = rows_of(queries, torch.tensor([row]))
+        changed = torch.randn_like(inputs)
+        changed[mentioned_pins(query)] = inputs[mentioned_pins(query)]
+        assert torch.equal(towers.query(query, changed), towers.query(query, inputs)), row
+
+
+def test_the_mentioned_pins_are_sorted_distinct_and_real() -> None:
+    queries = rows_of(random_queries(B), torch.tensor([0, 3, 5]))
+    extra = torch.tensor([39, 0, 39])
+    expected = {*queries.history_pin.flatten().tolist(), *queries.subject_pin.tolist(), 39, 0} - {PADDING}
+    assert mentioned_pins(queries, extra).tolist() == sorted(expected)
+
+
+def test_words_share_the_rows_of_their_table() -> None:
+    queries = random_queries(B)
+    words = queries.query_words
+    folded = torch.where(words == PADDING, words, words % CONFIG.num_query_words)
+    assert torch.equal(embed(replace(queries, query_words=folded)), embed(queries))
+    torch.testing.assert_close(embed(replace(queries, query_words=words.flip(1))), embed(queries))
+
+
+def test_towers_without_user_features_or_hidden_layers_work() -> None:
+    config = ModelConfig(dim=8, query_tower=TowerConfig(hidden=()), pin_tower=TowerConfig(hidden=()))
+    shapes = FeatureShapes(pin=SHAPES.pin[:1], user=())
+    towers = random_towers(config=config, shapes=shapes)
+    inputs = towers.pin.inputs(random_pins())
+    assert torch.equal(towers.pin(inputs), F.normalize(inputs, dim=1))
+    assert torch.isfinite(towers.query(random_queries(B), inputs)).all()
+
+
+def test_a_fresh_tower_passes_its_input_through() -> None:
+    towers = TwoTower(CONFIG, SHAPES).eval()
+    inputs = towers.pin.inputs(random_pins())
+    torch.testing.assert_close(towers.pin(inputs), F.normalize(inputs, dim=1))
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    towers, queries = random_towers(config=CONFIG.model_copy(update={"history_dropout": 0.5})), random_queries(B)
+    assert torch.equal(embed(queries, towers), embed(queries, towers))
+    towers.train()
+    assert differ(embed(queries, towers), embed(queries, towers)).any()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-9.0, 0.01), (-2.0, 0.1353353), (3.0, 0.2)])
+def test_the_temperature_stays_within_its_bounds(value: float, expected: float) -> None:
+    towers = TwoTower(CONFIG, SHAPES)
+    torch.nn.init.constant_(towers.log_temperature, value)
+    towers.bound_temperature()
+    assert towers.temperature.item() == pytest.approx(expected)
+
+
+def test_a_temperature_outside_its_bounds_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"temperature = 0.5.*0.01.*0.2"):
+        ModelConfig(temperature=0.5)
+    with pytest.raises(ValidationError, match="min_temperature"):
+        ModelConfig(min_temperature=0.3)
+
+
+def examples(seed: int = 3) -> ExampleBatch:
+    target = torch.randint(0, NUM_PINS, (B,), generator=torch.Generator().manual_seed(seed))
+    return ExampleBatch(query=random_queries(B), target=target, weight=torch.ones(B))
+
+
+def test_the_full_objective_is_the_full_softmax_of_the_towers() -> None:
+    towers, batch, pins = random_towers(), examples(), random_pins()
+    objective = Objective(towers, LossConfig(), torch.full((NUM_PINS,), 1 / NUM_PINS))
+    inputs = towers.pin.inputs(pins)
+    expected = full_softmax_loss(
+        query_Bd=towers.query(batch.query, inputs),
+        pin_Nd=towers.pin(inputs),
+        target_B=batch.target,
+        temperature=towers.temperature,
+    )
+    torch.testing.assert_close(objective(batch, pins, None), expected)
+
+
+@pytest.mark.parametrize("correction", [1.0, 0.5])
+def test_the_sampled_objective_is_the_sampled_softmax_of_the_towers(correction: float) -> None:
+    towers, batch, pins = random_towers(), examples(), random_pins()
+    config = LossConfig(kind=LossKind.SAMPLED_SOFTMAX, correction=correction)
+    frequency = torch.arange(NUM_PINS) / (NUM_PINS * (NUM_PINS - 1) / 2)
+    rows = torch.cat([batch.target, torch.arange(0, NUM_PINS, 3)])
+    mentioned = mentioned_pins(batch.query, rows)
+    few = PinBatch(rows=mentioned, features={name: value[mentioned] for name, value in pins.features.items()})
+    found = Objective(towers, config, frequency)(batch, few, Pool(rows=rows, num_in_batch=B))
+    inputs = towers.pin.inputs(pins)
+    embedding = towers.pin(inputs)
+    expected = sampled_softmax_loss(
+        query_Bd=towers.query(batch.query, inputs),
+        positive_Bd=embedding[batch.target],
+        pool_Pd=embedding[rows],
+        log_count_P=log_expected_count(
+            rows_P=rows, frequency_N=frequency, num_in_batch=B, num_uniform=len(rows) - B, correction=correction
+        ),
+        drop_BP=batch.target[:, None] == rows[None, :],
+        temperature=towers.temperature,
+    )
+    torch.testing.assert_close(found, expected)
