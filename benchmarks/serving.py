@@ -12,7 +12,8 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ import typer
 from serve_app.environment import prepare_environment
 
 PORT = 8210
+TOPOLOGIES = ("fused", "split")
 CONCURRENCY = (1, 16)
 _WARM_UP = 64
 
@@ -96,13 +98,14 @@ def request_bodies(bundle: Any, count: int, seed: int) -> list[bytes]:
     return bodies
 
 
-async def measure(bundle: Any, retriever: Any, *, requests: int, repetitions: int) -> dict[str, list[Run]]:
+async def measure(
+    bundle: Any, retriever: Any, urls: dict[str, str], *, requests: int, repetitions: int
+) -> dict[str, list[Run]]:
     """Every configuration in turn, `repetitions` times."""
     runs: dict[str, list[Run]] = {}
     async with aiohttp.ClientSession() as session:
         askers = {"bare retriever": in_process(retriever)} | {
-            topology: over_http(session, f"http://127.0.0.1:{PORT}/{topology}/v1/candidates")
-            for topology in ("fused", "split")
+            topology: over_http(session, url) for topology, url in urls.items()
         }
         for ask in askers.values():
             await run_at(8, request_bodies(bundle, _WARM_UP, seed=0), ask)
@@ -134,32 +137,41 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
 
 
+@contextmanager
+def served(bundle: str) -> Iterator[dict[str, str]]:
+    """A bundle behind Ray Serve in both topologies at once; yields where each answers."""
+    prepare_environment()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica
+    import ray
+    from ray import serve
+
+    from serve_app.app import ServeArguments, build
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"log_level": "ERROR"})
+        for topology in TOPOLOGIES:
+            arguments = ServeArguments(bundle=bundle, sets=(f"serve.topology={topology}",))
+            serve.run(build(arguments), name=topology, route_prefix=f"/{topology}")
+        time.sleep(1)  # the proxy hears of a new application a moment after Serve does
+        yield {topology: f"http://127.0.0.1:{PORT}/{topology}/v1/candidates" for topology in TOPOLOGIES}
+    finally:
+        ray.shutdown()
+
+
 def main(
     bundle: Annotated[str, typer.Option(help="The bundle to serve.")],
     requests: Annotated[int, typer.Option(min=10, max=100_000, help="Requests in each run.")] = 300,
     repetitions: Annotated[int, typer.Option(min=1, max=20)] = 3,
 ) -> None:
     """Print the table."""
-    prepare_environment()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica
-    import ray
-    from ray import serve
-
     from convcg.bundle import Bundle
     from convcg.retriever.retriever import Retriever
-    from serve_app.app import ServeArguments, build
 
     opened = Bundle.open(bundle)
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config={"log_level": "ERROR"})
-        for topology in ("fused", "split"):
-            arguments = ServeArguments(bundle=bundle, sets=(f"serve.topology={topology}",))
-            serve.run(build(arguments), name=topology, route_prefix=f"/{topology}")
-        time.sleep(1)  # the proxy hears of a new application a moment after Serve does
-        runs = asyncio.run(measure(opened, Retriever.open(opened), requests=requests, repetitions=repetitions))
-    finally:
-        ray.shutdown()
+    with served(bundle) as urls:
+        bare = Retriever.open(opened)
+        runs = asyncio.run(measure(opened, bare, urls, requests=requests, repetitions=repetitions))
     print(f"{len(opened.pins)} pins, {len(opened.manifest.shards)} shards, k = 100, load {os.getloadavg()[0]:.1f}\n")
     print(table(runs))
 
