@@ -9,7 +9,7 @@
 import json
 from dataclasses import dataclass
 
-from convcg.bundle import copy_bundle, read_manifest, verify
+from convcg.bundle import MANIFEST, Manifest, copy_bundle, read_manifest, verify
 from convcg.errors import BundleError
 from convcg.storage import Location, delete_directory, exists, is_directory, list_directories, read_bytes, write_bytes
 
@@ -70,13 +70,21 @@ def publish(bundle: Location, channel: Location, *, keep: int) -> str:
     version = manifest.model_version
     earlier = [other for other in published(channel).versions if other != version]
     target = channel / _BUNDLES / version
-    if not exists(target / "manifest.json"):
+    if not _is_intact(target, manifest):  # nothing there yet, or what an interrupted or damaged copy left
         copy_bundle(bundle, target, manifest)
-    verify(target, manifest)
+        verify(target, manifest)
     kept = [version, *earlier][:keep]
     _write(channel, kept)
     _prune(channel, kept)
     return version
+
+
+def _is_intact(bundle: Location, manifest: Manifest) -> bool:
+    try:
+        verify(bundle, manifest)
+    except BundleError:
+        return False
+    return exists(bundle / MANIFEST)
 
 
 def rollback(channel: Location) -> str:
