@@ -113,7 +113,10 @@ def train(
     for epoch in range(progress.epoch, config.epochs):
         progress = stepper.run_epoch(epoch, progress)
     if progress.step == 0:
-        raise TrainingError("there are no training examples. Check split, examples.weights and the events' time range.")
+        raise TrainingError(
+            f"there is no full batch of {config.batch_size} training examples. Lower train.batch_size, or check split, "
+            "examples.weights and the events' time range."
+        )
 
 
 class _Stepper:

@@ -47,7 +47,7 @@ def work(run: Run) -> None:
     config = run.config.train
     num_examples = Prepared.open(run.prepared).summary().num_train
     _check_resources(config)
-    with followed(_metrics_directory(run), total_steps=config.epochs * (num_examples // config.batch_size)):
+    with followed(_metrics_directory(run), total_steps=config.epochs * max(1, num_examples // config.batch_size)):
         result = _trainer(run).fit()
     if result.error is not None or not result.best_checkpoints:
         raise TrainingError(f"training ended without a checkpoint: {result.error}")
@@ -142,7 +142,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
         batches=Feed(
             shard=ray.train.get_dataset_shard(prepared.TRAIN),
             features=shapes.user,
-            batch_size=max(1, config.train.batch_size // world_size),
+            # A log smaller than a batch is one batch, rather than none.
+            batch_size=max(1, min(config.train.batch_size, data.summary().num_train) // world_size),
             shuffle_buffer=config.train.shuffle_buffer,
             seed=config.train.seed,
         ),

@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(log_every_s
 
 def test_no_full_batch_is_an_error(tmp_path: Path) -> None:
     context = LocalContext(tmp_path)
-    with pytest.raises(TrainingError, match=r"no training examples"):
+    with pytest.raises(TrainingError, match=r"no full batch"):
         train(fresh_towers(), config(), LOSSES[LossKind.FULL_SOFTMAX], task(lambda epoch: iter(())), context, None)
     assert context.checkpoints() == []
 
