@@ -18,8 +18,8 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 demo: $(INSTALLED)  ## train, evaluate and serve the built-in world; ends with a recall table and a served answer
 	$(BIN)/convcg pipeline --recipe demo --workdir runs/demo
-	$(BIN)/convcg serve --bundle runs/demo/channel & service=$$!; \
-	$(BIN)/convcg query --wait 120 --surface search --query "lamp" --user user_000042 -k 10; \
+	@$(BIN)/convcg serve --bundle runs/demo/channel & service=$$!; \
+	$(BIN)/convcg query --wait 120 --surface search --query "rustic plants" --user user_000042 -k 5; \
 	code=$$?; kill $$service; wait $$service; exit $$code
 
 test: $(INSTALLED)  ## everything that takes minutes, not more

@@ -144,13 +144,15 @@ def _message(response: httpx.Response) -> str:
 
 def _print(answer: dict[str, Any]) -> None:
     person = "known person" if answer["known_user"] else "new person"
-    table = Table(title=f"{answer['surface']}, {person}, version {answer['model_version']}", title_justify="left")
+    console = Console(highlight=False, markup=False)
+    console.print(f"{answer['surface']}, {person}, version {answer['model_version']}")
+    table = Table()
     table.add_column("rank", justify="right")
     table.add_column("pin")
     table.add_column("score", justify="right")
     for rank, candidate in enumerate(answer["candidates"], start=1):
         table.add_row(str(rank), candidate["pin_id"], f"{candidate['score']:.4f}")
-    Console(highlight=False, markup=False).print(table)
+    console.print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
