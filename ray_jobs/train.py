@@ -23,10 +23,11 @@ from ray.train.torch import TorchTrainer, get_device
 from convcg.bundle import MODEL
 from convcg.config import RunConfig
 from convcg.data import prepared
+from convcg.data.co_engagement import spectral_vectors
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.errors import ConfigError, TrainingError
-from convcg.model.two_tower import TwoTower
+from convcg.model.two_tower import PinStart, TwoTower
 from convcg.storage import copy_file, delete_directory, locate, write_bytes
 from convcg.train import Task, TrainConfig, read_progress, train
 from convcg.validation import Validation
@@ -133,6 +134,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
     shapes, pins = data.encoders().shapes, data.pins()
     torch.manual_seed(config.train.seed)
     towers = TwoTower(config.model, shapes)
+    # Data-parallel training copies rank 0's start to the others; a checkpoint replaces it.
+    if config.model.pin_start is PinStart.SPECTRAL and rank == 0 and ray.train.get_checkpoint() is None:
+        vectors = spectral_vectors(
+            data.batches(prepared.INTERACTIONS), num_pins=len(pins), dim=config.model.dim, seed=config.train.seed
+        )
+        towers.pin.start_from(torch.from_numpy(vectors))
     pin_encoder = PinEncoder(pins, shapes.pin)
     validates = rank == 0 and config.train.validation_queries
     validation = Validation(data, pin_encoder, limit=config.train.validation_queries) if validates else None

@@ -10,7 +10,8 @@ from torch import Tensor
 from towers import CONFIG, NUM_PINS, SHAPES, random_features, random_pins, random_queries, random_towers, rows_of
 
 from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
-from convcg.features import FeatureShapes
+from convcg.errors import ConfigError
+from convcg.features import FeatureShape, FeatureShapes, Kind
 from convcg.model.loss import LossConfig, LossKind, full_softmax_loss, log_expected_count, sampled_softmax_loss
 from convcg.model.objective import Objective, Pool
 from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower, mentioned_pins
@@ -263,3 +264,21 @@ def test_the_sampled_objective_is_the_sampled_softmax_of_the_towers(correction: 
         temperature=towers.temperature,
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_pins_start_from_given_vectors_except_where_those_are_zero() -> None:
+    pin = TwoTower(
+        ModelConfig(dim=4), FeatureShapes(pin=(FeatureShape(name="pin_id", kind=Kind.ID, size=3),), user=())
+    ).pin
+    random = pin.features.id_table().weight.detach().clone()
+    given = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0.6, 0.8]])
+    pin.start_from(given)
+    started = pin.inputs(PinBatch(rows=torch.arange(3), features={})).detach()
+    assert torch.equal(started[[0, 2]], given[[0, 2]])
+    assert torch.equal(started[1], random[1])
+
+
+def test_a_start_needs_an_id_feature() -> None:
+    shapes = FeatureShapes(pin=(FeatureShape(name="visual", kind=Kind.VECTOR, size=2),), user=())
+    with pytest.raises(ConfigError, match="needs trained pin vectors"):
+        TwoTower(ModelConfig(dim=4), shapes).pin.start_from(torch.ones(3, 4))

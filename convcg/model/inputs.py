@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convcg.batch import PADDING
+from convcg.errors import ConfigError
 from convcg.features import FeatureShape, Kind
 
 
@@ -32,6 +33,18 @@ class FeatureInputs(nn.Module):
             else:
                 parts.append(layer(features[shape.name]))
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def id_table(self) -> nn.Embedding:
+        """The trained vectors of the id feature.
+
+        Raises:
+            ConfigError: there is no such feature.
+        """
+        for shape, layer in zip(self.shapes, self.layers, strict=True):
+            if shape.kind is Kind.ID:
+                assert isinstance(layer, nn.Embedding)
+                return layer
+        raise ConfigError("model.pin_start needs trained pin vectors; add {name: pin_id, kind: id} to features.pin.")
 
 
 def _layer(dim: int, shape: FeatureShape) -> nn.Module:

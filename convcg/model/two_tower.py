@@ -8,6 +8,7 @@ Shape suffixes: B queries, L history length, P pins, d width.
 
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ from convcg.types import ACTIONS, SURFACES
 _NUM_AGE_BUCKETS = 21
 
 
+class PinStart(StrEnum):
+    """What the trained vectors of pins start from."""
+
+    RANDOM = "random"
+    SPECTRAL = "spectral"  # co-engagement: the singular vectors of who acted on what (`convcg.data.co_engagement`)
+
+
 class TowerConfig(Settings):
     """A residual MLP on its input; no hidden layer means that the input passes through as it is."""
 
@@ -35,6 +43,7 @@ class ModelConfig(Settings):
     """The shape of the two towers."""
 
     dim: int = Field(default=64, ge=2, le=4096)
+    pin_start: PinStart = PinStart.RANDOM
     query_tower: TowerConfig = TowerConfig()
     pin_tower: TowerConfig = TowerConfig()
     #: The share of history actions hidden from each training example.
@@ -108,6 +117,13 @@ class PinTower(nn.Module):
         super().__init__()
         self.features = FeatureInputs(config.dim, shapes)
         self.layers = ResidualMLP(config.dim, config.pin_tower)
+
+    def start_from(self, vectors_Nd: Tensor) -> None:
+        """Put given vectors ([N, d]) into the table of pin ids; a pin whose vector is zero keeps its random one."""
+        table = self.features.id_table()
+        given = vectors_Nd.norm(dim=1) > 0
+        with torch.no_grad():
+            table.weight[given] = vectors_Nd[given].to(table.weight)
 
     def inputs(self, pins: PinBatch) -> Tensor:
         """[P, d]: the sum of the pins' projected features, before the tower."""
