@@ -5,7 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Reaches every Ray process. The reasons:
+import ray
+import ray.data
+
+from convcg.errors import ConfigError
+
+#: Reaches every Ray process, which reads it where it is used.
 ENVIRONMENT = {
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # 32 by default: seconds of start-up for every pass over the data
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # convcg shows its own progress
@@ -24,21 +29,25 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
     A Ray that is already connected in this process is used as it is, and left running.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    import ray  # only now: Ray reads its environment when it is imported
-
     if ray.is_initialized():
         _configure_data(verbose=verbose)
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address or "local",
-        num_cpus=None if address else max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-        include_dashboard=None if address else False,
-        runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else max(_MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+            include_dashboard=None if address else False,
+            runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"cannot join the Ray that RAY_ADDRESS = {address!r} names: {error}. "
+            "Start it, or unset RAY_ADDRESS to start one here."
+        ) from error
     _configure_data(verbose=verbose)
     try:
         yield
@@ -47,8 +56,6 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
 
 
 def _configure_data(*, verbose: bool) -> None:
-    import ray.data
-
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Training replays batches after an interruption, which needs the same order every time.

@@ -15,6 +15,7 @@ from convcg.commands import invoke
 from convcg.config import RunConfig, dump_yaml, load_config
 from convcg.storage import Location, exists, list_files, locate, read_bytes, write_bytes
 from ray_jobs.cluster import connected
+from ray_jobs.failures import unwrapped
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def stage_main(work: Callable[[Run], None], *, name: str, summary: str) -> Calla
         if print_config:
             typer.echo(dump_yaml(run.config), nl=False)
             return
-        with connected(verbose=verbose):
+        with connected(verbose=verbose), unwrapped():
             work(run)
 
     def main(argv: Sequence[str] | None = None) -> int:

@@ -111,6 +111,10 @@ def test_a_changed_input_is_noticed(ray_cluster: None, tmp_path: Path) -> None:
     assert metrics_of(tmp_path / "run")["num_queries"] == 50
 
 
+NO_IDS = ["--set", "model.pin_start=spectral", "--set", "features.pin=[{name: visual, kind: vector}]"]
+NO_IDS += ["--set", "train.max_failures=0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +124,8 @@ def test_a_changed_input_is_noticed(ray_cluster: None, tmp_path: Path) -> None:
         (["--set", "features.user=[{name: shoe_size, kind: number}]"], "shoe_size"),
         (["--set", "features.pin=[{name: visual, kind: number}]"], "'visual'"),
         (["--set", "split.test_days=4000"], "split.test_days"),
+        (["--set", "train.learning_rate=1e30", "--set", "train.max_failures=0"], "Lower train.learning_rate"),
+        (NO_IDS, "needs trained pin vectors"),
     ],
 )
 def test_broken_input_ends_in_one_message_and_publishes_nothing(
