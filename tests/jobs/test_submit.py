@@ -28,6 +28,8 @@ def free_port() -> int:
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     arguments = ["--head", "--block", "--num-cpus=4", f"--port={free_port()}", f"--dashboard-port={port}"]
+    # Another Ray on this machine may hold the default port, and then no job is taken.
+    arguments += [f"--dashboard-agent-listen-port={free_port()}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments],
         env={**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"},
