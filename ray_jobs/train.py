@@ -47,7 +47,7 @@ def work(run: Run) -> None:
     """Train (or go on training) and leave the best checkpoint's weights in `run.model`."""
     config = run.config.train
     num_examples = Prepared.open(run.prepared).summary().num_train
-    _check_resources(config)
+    check_resources(config)
     with followed(_metrics_directory(run), total_steps=config.epochs * max(1, num_examples // config.batch_size)):
         result = _trainer(run).fit()
     if result.error is not None or not result.best_checkpoints:
@@ -61,21 +61,28 @@ def work(run: Run) -> None:
     write_bytes(run.model / "step.txt", f"{int(step)}\n".encode())
 
 
-def _check_resources(config: TrainConfig) -> None:
-    """Ray would wait for ever; say at once what is missing."""
-    cluster = ray.cluster_resources()
-    needed = config.num_workers * config.cpus_per_worker
+def check_resources(config: TrainConfig) -> None:
+    """Ray waits for what it does not have: right where a cluster grows on demand, for ever where it cannot.
+
+    Raises:
+        ConfigError: the Ray that was started here, which does not grow, has too little.
+    """
+    has = ray.cluster_resources()
     # One CPU must remain for the tasks that read the data.
-    if needed + 1 > cluster.get("CPU", 0):
-        raise ConfigError(
-            f"train.num_workers = {config.num_workers} x train.cpus_per_worker = {config.cpus_per_worker} needs "
-            f"{needed + 1:g} CPUs with one for reading data; the cluster has {cluster.get('CPU', 0):g}. Lower either."
-        )
-    if config.use_gpu and config.num_workers > cluster.get("GPU", 0):
-        raise ConfigError(
-            f"train.use_gpu with {config.num_workers} workers needs as many GPUs; the cluster has "
-            f"{cluster.get('GPU', 0):g}. Lower train.num_workers or set train.use_gpu=false."
-        )
+    wanted = {"CPU": config.num_workers * config.cpus_per_worker + 1, "GPU": config.num_workers * config.use_gpu}
+    short = [
+        f"{wanted[kind]:g} {kind}s, it has {has.get(kind, 0):g}" for kind in wanted if wanted[kind] > has.get(kind, 0)
+    ]
+    if not short:
+        return
+    needs = (
+        f"train.num_workers = {config.num_workers} with train.cpus_per_worker = {config.cpus_per_worker:g} and "
+        f"train.use_gpu = {str(config.use_gpu).lower()} needs (with one CPU for reading data) {'; '.join(short)}."
+    )
+    if os.environ.get("RAY_ADDRESS"):
+        _log.warning("%s Waiting for the cluster to grow.", needs)
+    else:
+        raise ConfigError(f"{needs} Lower the settings, or join a larger Ray with RAY_ADDRESS.")
 
 
 def _trainer(run: Run) -> TorchTrainer:

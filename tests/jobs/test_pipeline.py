@@ -12,9 +12,12 @@ from convcg.bundle import Bundle
 from convcg.channel import current_bundle, published
 from convcg.data import prepared
 from convcg.data.prepared import Prepared
+from convcg.errors import ConfigError
 from convcg.storage import locate
+from convcg.train import TrainConfig
 from ray_jobs import pipeline, publish
 from ray_jobs.tracking import METRICS_FILE
+from ray_jobs.train import check_resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -143,3 +146,14 @@ def test_two_workers_train_together(finished: Path, tmp_path: Path) -> None:
     arguments = ["--recipe", "smoke", "--workdir", str(tmp_path), "--set", "train.num_workers=2"]
     assert pipeline.main(arguments) == 0
     assert metrics_of(tmp_path)["num_queries"] == metrics_of(finished)["num_queries"]
+
+
+def test_what_is_missing_is_refused_here_and_waited_for_on_a_cluster(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match="needs .* 41 CPUs, it has 4; 40 GPUs, it has 0"):
+        check_resources(TrainConfig(num_workers=40, use_gpu=True))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with caplog.at_level("WARNING"):
+        check_resources(TrainConfig(num_workers=40, use_gpu=True))
+    assert "Waiting for the cluster to grow" in caplog.text
