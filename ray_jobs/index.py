@@ -92,9 +92,7 @@ def _embedded(run: Run, num_pins: int) -> Any:
 
 
 def _matrix(batch: pa.Table, name: str, dim: int) -> "np.ndarray[Any, Any]":
-    column = batch[name].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(column.flatten()).reshape(-1, dim)
+    return np.asarray(batch[name].combine_chunks().flatten()).reshape(-1, dim)
 
 
 STAGE = Stage(

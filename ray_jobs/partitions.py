@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from convcg import schema
 from convcg.data import prepared
-from convcg.data.canonical import canonical
+from convcg.data.canonical import canonical, cast
 from convcg.data.feature_encoders import FeatureEncoder
 from convcg.data.partition import ENCODED_EVENTS, PartitionConfig, build_partition, distinct_events, encode_events
 from convcg.data.tables import RowTable
@@ -24,7 +24,7 @@ RAW_USERS = "raw.arrow"
 
 def distinct_pins(block: pa.Table) -> pa.Table:
     """The distinct pins of a block of events, as one column `pin_id`."""
-    return pa.table({"pin_id": pc.unique(canonical(block, schema.EVENTS)["pin_id"])})
+    return pa.table({"pin_id": pc.unique(cast(block["pin_id"], schema.EVENTS.by_name["pin_id"]))})
 
 
 def encode_block(block: pa.Table, pins: Location, num_partitions: int) -> pa.Table:
@@ -32,7 +32,6 @@ def encode_block(block: pa.Table, pins: Location, num_partitions: int) -> pa.Tab
     rows = canonical(block, schema.EVENTS)
     events = encode_events(rows, RowTable.open(pins)).append_column("event_id", rows["event_id"])
     ids = pc.dictionary_encode(events["user_id"].combine_chunks())
-    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
     # CRC-32 is stable across processes, which Python's own hash is not.
     of_user = np.array([zlib.crc32(user.encode()) % num_partitions for user in ids.dictionary.to_pylist()], np.int32)
     return events.append_column("partition", pa.array(of_user[np.asarray(ids.indices)]))

@@ -16,7 +16,7 @@ import ray.data
 from convcg import schema
 from convcg.config import RunConfig
 from convcg.data import prepared
-from convcg.data.canonical import canonical
+from convcg.data.canonical import canonical, cast
 from convcg.data.examples import SplitTimes
 from convcg.data.feature_encoders import Encoders, fit_encoders
 from convcg.data.partition import PartitionConfig
@@ -124,8 +124,10 @@ def _read(uri: str | None, table: schema.Table) -> pa.Table:
 
 def _pins_of_events(events: str) -> pa.Table:
     """The distinct pins of a log, for users who know pins by their id alone."""
-    found = ray.data.read_parquet(_paths(events), **_filesystem(events)).map_batches(
-        distinct_pins, batch_format="pyarrow", batch_size=None
+    found = (
+        ray.data.read_parquet(_paths(events), **_filesystem(events))
+        .select_columns(["pin_id"])
+        .map_batches(distinct_pins, batch_format="pyarrow", batch_size=None)
     )
     ids = pa.chunked_array([pc.unique(batch["pin_id"]) for batch in found.iter_batches(batch_format="pyarrow")])
     return canonical(pa.table({"pin_id": pc.unique(ids)}), schema.PINS)
@@ -141,11 +143,11 @@ def _filesystem(uri: str) -> dict[str, Any]:
 
 
 def _split_times(run: Run, sources: _Sources) -> SplitTimes:
-    last = max(
-        pc.max(canonical(batch, schema.EVENTS)["timestamp"].cast(pa.int64())).as_py() or 0
-        for file in list_files(locate(sources.events))
-        for batch in [pq.read_table(file.path, filesystem=file.filesystem, columns=list(schema.EVENTS.required))]
-    )
+    column = schema.EVENTS.by_name["timestamp"]
+    last = 0
+    for file in list_files(locate(sources.events)):
+        times = pq.read_table(file.path, filesystem=file.filesystem, columns=[column.name])[column.name]
+        last = max(last, pc.max(cast(times, column).cast(pa.int64())).as_py() or 0)
     return SplitTimes.of(last, run.config.split)
 
 

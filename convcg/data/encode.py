@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
 from convcg.data.feature_encoders import PREFIX, as_array, padded_lists
-from convcg.data.tables import RowTable
+from convcg.data.tables import RowTable, single_chunk
 from convcg.features import MAX_BAG_LENGTH, FeatureShape, Kind
 
 _WORD = re.compile(r"\w+")
@@ -37,7 +37,7 @@ QUERY_SCHEMA = pa.schema(
 
 def encode_queries(queries: pa.Table, features: Sequence[FeatureShape]) -> QueryBatch:
     """Rows with the columns of `QUERY_SCHEMA` and the encoded user features, as tensors."""
-    column = {name: _array(queries, name) for name in queries.column_names}
+    column = {name: single_chunk(queries[name]) for name in queries.column_names}
     return QueryBatch(
         surface=_tensor(column["surface"]),
         subject_pin=_tensor(column["subject_pin"]),
@@ -54,8 +54,8 @@ def encode_examples(examples: pa.Table, features: Sequence[FeatureShape]) -> Exa
     """Training examples: the columns of a query, and target (int32 pin row) and weight (float32)."""
     return ExampleBatch(
         query=encode_queries(examples.drop_columns(["target", "weight"]), features),
-        target=_tensor(_array(examples, "target")),
-        weight=torch.from_numpy(np.array(_array(examples, "weight"), dtype=np.float32)),
+        target=_tensor(single_chunk(examples["target"])),
+        weight=torch.from_numpy(np.array(single_chunk(examples["weight"]), dtype=np.float32)),
     )
 
 
@@ -79,11 +79,6 @@ class PinEncoder:
     def all(self) -> PinBatch:
         """The whole catalogue, in row order."""
         return PinBatch(rows=torch.arange(self.num_pins), features=self._features)
-
-
-def _array(table: pa.Table, name: str) -> pa.Array:
-    column = table[name]
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
 def _tensor(column: pa.Array) -> Tensor:

@@ -42,8 +42,6 @@ class FeatureEncoder:
             DataError: the column's type does not fit the feature's kind, or a vector has another length.
         """
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        if isinstance(array, pa.ChunkedArray):
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
         try:
             return self._encode(array)
         except pa.ArrowException as error:

@@ -89,7 +89,6 @@ def distinct_events(events: pa.Table) -> pa.Table:
     Events without an id are all kept.
     """
     ids = pc.dictionary_encode(events["event_id"].combine_chunks())
-    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
     if ids.null_count == len(ids):
         return events
     code = np.asarray(pc.fill_null(ids.indices, -1))

@@ -24,7 +24,7 @@ class RowTable:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
-        self._ids = _single_chunk(self.table.column(0))
+        self._ids = single_chunk(self.table.column(0))
 
     @classmethod
     def open(cls, location: Location) -> "RowTable":
@@ -61,14 +61,15 @@ class RowTable:
 
     def column(self, name: str) -> pa.Array | None:
         """A column by name, or None where the table lacks it."""
-        return _single_chunk(self.table[name]) if name in self.table.column_names else None
+        return single_chunk(self.table[name]) if name in self.table.column_names else None
 
 
 def _text(scalar: Any) -> str:
     return str(scalar.as_py())
 
 
-def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
+def single_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; without a copy, which `combine_chunks` would make, where it is one already."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
