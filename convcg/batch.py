@@ -3,6 +3,7 @@
 Shape suffixes: B queries, L history length, Q query words, P pins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ def _moved(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
         return {name: _moved(tensor, device, dtype) for name, tensor in value.items()}
     if isinstance(value, _Batch):
         return value.to(device, dtype)
+    if value is None:
+        return None
     return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
 
@@ -55,6 +58,7 @@ class QueryBatch(_Batch):
     query_words: [B, Q] int64 hashed words, padded with `PADDING`.
     history_pin, history_action, history_surface: [B, L] int64, oldest first, padded on the right with `PADDING`.
     history_age: [B, L] float32, seconds before the request.
+    history_dwell: [B, L] float32, seconds that a click lasted; NaN where it is not known.
     features: the user's, by name, shaped like those of `PinBatch`.
     """
 
@@ -65,6 +69,7 @@ class QueryBatch(_Batch):
     history_action: Tensor
     history_surface: Tensor
     history_age: Tensor
+    history_dwell: Tensor
     features: dict[str, Tensor]
 
     def __len__(self) -> int:
@@ -76,11 +81,37 @@ class ExampleBatch(_Batch):
     """Training examples: a query, the pin that was engaged with or bought, and the weight of that evidence.
 
     target: [B] int64 pin rows.  weight: [B] float32, >= 0.
+    day: [B] int64, the UTC day number of each query; None where no feature of pins is a count.
     """
 
     query: QueryBatch
     target: Tensor
     weight: Tensor
+    day: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["ExampleBatch"]) -> "ExampleBatch":
+        """The rows of all parts, one part after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        queries = [vars(part.query) for part in parts]
+        columns = {name: _stacked([query[name] for query in queries]) for name in queries[0] if name != "features"}
+        features = {name: _stacked([query["features"][name] for query in queries]) for name in queries[0]["features"]}
+        return cls(
+            query=QueryBatch(**columns, features=features),
+            target=torch.cat([part.target for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+            day=None if parts[0].day is None else torch.cat([part.day for part in parts if part.day is not None]),
+        )
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenated rows; padded on the right to the widest."""
+    if tensors[0].ndim == 1:
+        return torch.cat(list(tensors))
+    width = max(tensor.shape[1] for tensor in tensors)
+    padded = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=PADDING) for tensor in tensors]
+    return torch.cat(padded)

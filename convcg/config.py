@@ -12,7 +12,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from convcg.data.examples import ExamplesConfig, HistoryConfig, SplitConfig
+from convcg.data.examples import ExamplesConfig
+from convcg.data.history import HistoryConfig
+from convcg.data.split import SplitConfig
 from convcg.data.world import WorldConfig
 from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
@@ -36,8 +38,10 @@ class DataConfig(Settings):
     events: str | None = None
     pins: str | None = None
     users: str | None = None
-    #: How many groups of whole users `prepare` works on, each in the memory of one task.
-    num_partitions: int = Field(default=8, ge=1)
+    #: The memory that one task of `prepare` may take; it decides how much of the log is worked on at once.
+    task_memory_mb: int = Field(default=512, ge=16)
+    #: The largest share of events with broken values that are set aside in `quarantine/` instead of being an error.
+    max_broken_share: float = Field(default=0.0, ge=0, lt=1)
 
 
 class PublishConfig(Settings):

@@ -1,15 +1,17 @@
 """The feature spec: which columns of the pin and user tables the model reads, and as what.
 
-Users bring their own columns by naming them in the recipe's `features`; no code changes.
+Users bring their own columns by naming them in the recipe's `features`; no code changes. A `count` is no column: it is
+counted from the log.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from convcg.setting import Settings
+from convcg.types import Action
 
 #: The code of a value that `prepare` did not see, or that is missing. It has an embedding of its own.
 UNKNOWN_CODE = 0
@@ -25,14 +27,34 @@ class Kind(StrEnum):
     BAG = "bag"  # a list of such values: the mean of their vectors
     NUMBER = "number"  # a number, standardised with the mean and deviation seen in `prepare`
     VECTOR = "vector"  # a fixed embedding from elsewhere (visual, text, graph), projected
+    COUNT = "count"  # how many events of one action were known of the pin or person in the days before; log(1 + count)
 
 
 class Feature(Settings):
-    """One column that the model reads. `log` takes log(1 + x) of a number first (prices, counts)."""
+    """One thing that the model reads: a column, or a count.
+
+    `log` takes log(1 + x) of a number first (prices). A count is that of the events with `action` that became known in
+    the `days` whole UTC days before the day of the query.
+    """
 
     name: str
     kind: Kind
     log: bool = False
+    action: Action | None = None
+    days: int | None = Field(default=None, ge=1, le=3650)
+
+    @model_validator(mode="after")
+    def _counts_and_nothing_else_name_what_they_count(self) -> "Feature":
+        if self.kind is Kind.COUNT:
+            if self.action is None or self.days is None:
+                raise ValueError(
+                    f"feature {self.name!r} is a count and must say of what; give action (as click) and days (as 7)"
+                )
+            if self.log:
+                raise ValueError(f"feature {self.name!r} is a count, whose logarithm is read anyway; leave log out")
+        elif self.action is not None or self.days is not None:
+            raise ValueError(f"feature {self.name!r} is a {self.kind.value}; action and days are for kind count alone")
+        return self
 
 
 def _distinct(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
@@ -43,7 +65,14 @@ def _distinct(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
     return features
 
 
+def _more_than_counts(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    if features and all(feature.kind is Kind.COUNT for feature in features):
+        raise ValueError("counts alone do not tell one pin from another in a history; add {name: pin_id, kind: id}")
+    return features
+
+
 Features = Annotated[tuple[Feature, ...], AfterValidator(_distinct)]
+PinFeatures = Annotated[Features, AfterValidator(_more_than_counts)]
 
 
 class FeatureSpec(Settings):
@@ -53,7 +82,7 @@ class FeatureSpec(Settings):
     the buyers of yesterday and have nothing to say about those of tomorrow.
     """
 
-    pin: Features = Field(default=(Feature(name="pin_id", kind=Kind.ID),), min_length=1)
+    pin: PinFeatures = Field(default=(Feature(name="pin_id", kind=Kind.ID),), min_length=1)
     user: Features = ()
 
 
@@ -62,12 +91,15 @@ class FeatureShape:
     """What the model must know of a prepared feature.
 
     `size` is the number of codes of a category or bag (with `UNKNOWN_CODE`), the length of a vector, the number of
-    pins of an id, and 2 for a number (the value, and whether it is missing).
+    pins of an id, and 2 for a number or a count (the value, and whether it is missing, which a count never is).
+    `action` and `days` say what a count counts.
     """
 
     name: str
     kind: Kind
     size: int
+    action: Action | None = None
+    days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,13 +69,13 @@ EVENTS = Table(
             name="dwell_seconds",
             type=pa.float32(),
             accepts="number, seconds, or null",
-            without="nothing yet: clicks weigh the same with and without it",
+            without="every click weighs the same",
         ),
         Column(
             name="request_id",
             type=pa.string(),
             accepts="string or integer, or null",
-            without="nothing yet: impressions are not grouped by request",
+            without="queries carry no negatives of their own request, and visits are told apart by pauses alone",
         ),
         Column(
             name="subject_pin_id",

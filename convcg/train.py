@@ -4,29 +4,30 @@ Exact resume: a checkpoint holds the position in the data (epoch and batches), a
 step, so that a run that was interrupted ends with the same weights, bit for bit, as one that was not.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.distributed
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from convcg.batch import ExampleBatch, PinBatch
+from convcg.checkpoint import Progress, read_checkpoint, write_checkpoint
 from convcg.data.encode import PinEncoder
+from convcg.data.examples import Task
 from convcg.errors import TrainingError
-from convcg.model.loss import LossConfig, LossKind, weighted_mean
-from convcg.model.objective import Objective, Pool
+from convcg.model.loss import LossConfig, LossKind, PinShares, weighted_mean
+from convcg.model.objective import Objective, Pool, StepCounts
 from convcg.model.two_tower import TwoTower, mentioned_pins
 from convcg.setting import Settings
 
-_CHECKPOINT_VERSION = 1
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 _STEP_SEED_STRIDE = 1_000_003  # a prime, so that (seed, step, rank) do not collide for neighbouring seeds
 
 
@@ -44,6 +45,10 @@ class TrainConfig(Settings):
     seed: int = Field(default=0, ge=0)
     checkpoint_every_steps: int = Field(default=100, ge=1)
     log_every_steps: int = Field(default=20, ge=1)
+    #: Task -> its share of the rows of every batch; {} for as many of each as there are.
+    shares: dict[Task, Share] = {}
+    #: With `shares`: how often an epoch may repeat the examples of the rarer task.
+    max_repeats: int = Field(default=4, ge=1)
     #: Examples that are mixed before they are dealt into batches, on each worker.
     shuffle_buffer: int = Field(default=65_536, ge=1)
     #: Validation queries after each epoch; the checkpoint with the best recall@100 becomes the model. 0: the last one.
@@ -56,15 +61,6 @@ class TrainConfig(Settings):
     threads_per_worker: int | None = Field(default=None, ge=1)
     #: How often a run is restarted from its last checkpoint when workers are lost.
     max_failures: int = Field(default=3, ge=0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run stands: what a checkpoint holds beside weights and optimizer. `batches` are those of this epoch."""
-
-    epoch: int = 0
-    batches: int = 0
-    step: int = 0
 
 
 class Context(Protocol):
@@ -82,33 +78,39 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Trained:
     """What is trained on.
 
     batches: this rank's batches of an epoch, the same ones in the same order each time it is called with that epoch.
-    frequency: [N] float32, each pin's share of the training targets.
+    shares: how training targets, and served pins that were not engaged, are spread over the catalogue.
     validate: recall@100 of the towers on held-out queries; asked of rank 0 alone.
     """
 
     pins: PinEncoder
-    frequency: Tensor
+    shares: PinShares
     batches: Callable[[int], Iterable[ExampleBatch]]
     validate: Callable[[TwoTower], float] | None
 
 
 def train(
-    towers: TwoTower, config: TrainConfig, loss: LossConfig, task: Task, context: Context, resume: Path | None
+    towers: TwoTower, config: TrainConfig, loss: LossConfig, task: Trained, context: Context, resume: Path | None
 ) -> None:
     """Train the towers in place, checkpointing through `context`; continue from the checkpoint at `resume`.
 
     Raises:
-        TrainingError: the loss is no longer finite, there is no full batch, or the checkpoint does not fit.
+        TrainingError: the loss is no longer finite, there is no full batch, there are no served negatives to draw, or
+            the checkpoint does not fit.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a step
-    objective = Objective(towers, loss, task.frequency).to(context.device)
+    if loss.num_served_negatives and not task.shares.served.any():
+        raise TrainingError(
+            f"loss.num_served_negatives is {loss.num_served_negatives}, but no impression was served and not engaged. "
+            "Set it to 0, or look at the impressions on the data card."
+        )
+    objective = Objective(towers, loss, task.shares).to(context.device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    progress = Progress() if resume is None else _load(resume, towers, optimizer)
+    progress = Progress() if resume is None else read_checkpoint(resume, towers, optimizer)
     stepper = _Stepper(objective, optimizer, config, loss, task, context)
     for epoch in range(progress.epoch, config.epochs):
         progress = stepper.run_epoch(epoch, progress)
@@ -117,6 +119,27 @@ def train(
             f"there is no full batch of {config.batch_size} training examples. Lower train.batch_size, or check split, "
             "examples.weights and the events' time range."
         )
+
+
+def counts_of_step(
+    pins: PinEncoder, batch: ExampleBatch, pool: Pool | None, days: Tensor, generator: torch.Generator
+) -> StepCounts:
+    """What is counted of the pins of a step: of positives as of their own rows' days, of all others as of one day that
+    is drawn from `days`, those of all ranks' batches together.
+
+    No positive is seen as of a later day than its query's, or its count would hold the answer.
+    """
+    assert batch.day is not None
+    day = int(days[torch.randint(len(days), (), generator=generator)])
+    if pool is None:
+        others = pins.all_counts(day)
+    else:
+        of_pool = torch.cat([days.cpu(), torch.full((len(pool.rows) - pool.num_in_batch,), day)])
+        others = pins.counts(pool.rows.cpu(), of_pool)
+    targets = pins.counts(batch.target.cpu(), batch.day.cpu())
+    assert others is not None
+    assert targets is not None
+    return StepCounts(targets=targets.to(batch.target.device), others=others.to(batch.target.device))
 
 
 class _Stepper:
@@ -128,7 +151,7 @@ class _Stepper:
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         loss: LossConfig,
-        task: Task,
+        task: Trained,
         context: Context,
     ) -> None:
         self.towers, self.optimizer = objective.towers, optimizer
@@ -138,6 +161,7 @@ class _Stepper:
             devices = [context.device.index] if context.device.type == "cuda" else None
             self.module = DistributedDataParallel(objective, device_ids=devices)
         self.catalogue = task.pins.all().to(context.device) if loss.kind is LossKind.FULL_SOFTMAX else None
+        self.served_up_to = task.shares.served.double().cumsum(0)
         self.recent: list[Tensor] = []
         self.examples, self.since, self.waited = 0, time.monotonic(), 0.0
 
@@ -172,9 +196,12 @@ class _Stepper:
     def _step(self, batch: ExampleBatch, step: int) -> Tensor:
         torch.manual_seed(self.config.seed * _STEP_SEED_STRIDE + step * self.context.world_size + self.context.rank)
         self.module.train()
-        pins, pool = self._pins_and_pool(batch, step)
+        # Every rank draws the same: one pool, whose expected counts are known, and one day.
+        generator = torch.Generator().manual_seed(self.config.seed * _STEP_SEED_STRIDE + step)
+        pins, pool = self._pins_and_pool(batch, generator)
+        counts = self._counts(batch, pool, generator)
         loss = weighted_mean(
-            self.module(batch, pins, pool),
+            self.module(batch, pins, pool, counts),
             batch.weight,
             global_weight=self._sum_over_ranks(batch.weight.sum()),
             world_size=self.context.world_size,
@@ -189,16 +216,22 @@ class _Stepper:
         self.towers.bound_temperature()
         return loss.detach()
 
-    def _pins_and_pool(self, batch: ExampleBatch, step: int) -> tuple[PinBatch, Pool | None]:
+    def _pins_and_pool(self, batch: ExampleBatch, generator: torch.Generator) -> tuple[PinBatch, Pool | None]:
         if self.catalogue is not None:
             return self.catalogue, None
         in_batch = self._gather(batch.target)
-        # Every rank draws the same uniform negatives: one pool, whose expected counts are known.
-        generator = torch.Generator().manual_seed(self.config.seed * _STEP_SEED_STRIDE + step)
         uniform = torch.randint(self.task.pins.num_pins, (self.loss.num_uniform_negatives,), generator=generator)
-        rows = torch.cat([in_batch, uniform.to(in_batch.device)])
+        draw = torch.rand(self.loss.num_served_negatives, generator=generator, dtype=torch.float64)
+        served = torch.searchsorted(self.served_up_to, draw * self.served_up_to[-1], right=True)
+        rows = torch.cat([in_batch, uniform.to(in_batch.device), served.to(in_batch.device)])
         pins = self.task.pins.batch(mentioned_pins(batch.query, rows).cpu()).to(self.context.device)
-        return pins, Pool(rows=rows, num_in_batch=len(in_batch))
+        return pins, Pool(rows=rows, num_in_batch=len(in_batch), num_served=len(served))
+
+    def _counts(self, batch: ExampleBatch, pool: Pool | None, generator: torch.Generator) -> StepCounts | None:
+        if not self.task.pins.has_counts:
+            return None
+        assert batch.day is not None, "counts are as of a day, which the batch lacks"
+        return counts_of_step(self.task.pins, batch, pool, self._gather(batch.day), generator)
 
     def _gather(self, rows: Tensor) -> Tensor:
         if self.context.world_size == 1:
@@ -251,46 +284,4 @@ class _Stepper:
         if self.recent:
             self._mean_loss(progress.step)  # a checkpoint is never written after a loss that is not finite
         metrics = {"step": float(progress.step), "epoch": float(progress.epoch), "validation_recall_at_100": recall}
-        self.context.save(metrics, lambda directory: _write(directory, self.towers, self.optimizer, progress))
-
-
-def _write(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    save_file(
-        {name: value.contiguous().cpu() for name, value in towers.state_dict().items()}, directory / "model.safetensors"
-    )
-    state = optimizer.state_dict()["state"]
-    flat = {
-        f"{index}.{name}": value.contiguous().cpu() for index, slots in state.items() for name, value in slots.items()
-    }
-    save_file(flat, directory / "optimizer.safetensors")
-    plain = {"checkpoint_version": _CHECKPOINT_VERSION, **asdict(progress)}
-    (directory / "progress.json").write_text(json.dumps(plain))
-
-
-def read_progress(directory: Path) -> Progress:
-    """Where a checkpoint stands.
-
-    Raises:
-        TrainingError: the checkpoint was written by another version of this program.
-    """
-    plain = json.loads((directory / "progress.json").read_text())
-    if (version := plain.pop("checkpoint_version")) != _CHECKPOINT_VERSION:
-        raise TrainingError(
-            f"the checkpoint {directory} has version {version}; this program reads {_CHECKPOINT_VERSION}. "
-            "Delete the run's directory to start again."
-        )
-    return Progress(**plain)
-
-
-def _load(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer) -> Progress:
-    progress = read_progress(directory)
-    try:
-        towers.load_state_dict(load_file(directory / "model.safetensors"))
-    except RuntimeError as error:
-        raise TrainingError(f"the checkpoint {directory} does not fit this model: {error}") from error
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(directory / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        slots.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    return progress
+        self.context.save(metrics, lambda directory: write_checkpoint(directory, self.towers, self.optimizer, progress))

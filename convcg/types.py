@@ -37,13 +37,15 @@ ACTION_CODE = {action: code for code, action in enumerate(ACTIONS)}
 class HistoryEvent:
     """One past action of the person who asks.
 
-    `timestamp` is in seconds since the epoch (UTC); None means "just before the request".
+    `timestamp` is in seconds since the epoch (UTC); None means "just before the request". `dwell_seconds` is how long
+    a click lasted; None where it is not known, or not over yet.
     """
 
     pin_id: str
     action: Action = Action.CLICK
     surface: Surface | None = None
     timestamp: float | None = None
+    dwell_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from convcg.data import prepared
 from convcg.data.encode import PinEncoder, encode_queries
 from convcg.data.prepared import Prepared
+from convcg.data.split import DAY
 from convcg.features import FeatureShape
 from convcg.metrics import rank_among_all, recall_at
 from convcg.model.two_tower import TwoTower
@@ -22,14 +23,18 @@ _K = 100
 
 
 class Validation:
-    """The first `limit` validation queries of a fixed random order, held in memory."""
+    """The first `limit` validation queries of a fixed random order, held in memory.
+
+    Counts of pins are as of the end of the training time, as the index will have them.
+    """
 
     def __init__(self, data: Prepared, pins: PinEncoder, *, limit: int) -> None:
-        table = data.read(prepared.VALIDATION)
+        table = data.queries(prepared.VALIDATION)
         order = np.random.default_rng(0).permutation(table.num_rows)[:limit]
         self._queries = table.take(pa.array(order)).combine_chunks()
         self._features: Sequence[FeatureShape] = data.encoders().shapes.user
         self._pins = pins
+        self._counts = pins.all_counts(data.summary().times.train // DAY)
 
     def __len__(self) -> int:
         return int(self._queries.num_rows)
@@ -47,7 +52,8 @@ class Validation:
         device = towers.log_temperature.device
         inputs_Pd = towers.pin.inputs(self._pins.all().to(device))
         query_Bd = towers.query(encode_queries(queries, self._features).to(device), inputs_Pd)
-        score_BN = (query_Bd @ towers.pin(inputs_Pd).T).cpu().numpy()
+        counts_NC = None if self._counts is None else self._counts.to(device)
+        score_BN = (query_Bd @ towers.pin(inputs_Pd, counts_NC).T).cpu().numpy()
         target_B = queries["target"].to_numpy()
         return rank_among_all(score_BN, target_B, lists(queries["purchased"]))
 

@@ -55,6 +55,16 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def cpus_per_task() -> float:
+    """What a task that computes should reserve, so that no more of them run than the machine has cores.
+
+    One CPU; more where the Ray that was started here claims more CPUs than there are.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return 1.0
+    return max(1.0, float(ray.cluster_resources().get("CPU", 1.0)) / (os.cpu_count() or 1))
+
+
 def _configure_data(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +20,21 @@ from convcg.storage import write_bytes
 from ray_jobs import index
 from ray_jobs.run import Run, Stage, stage_main, summary_of
 
+#: In the workdir: the rank of every query's target, for each system; see `convcg.evaluate.Evaluation`.
+RANKS = "ranks.parquet"
+
 
 def work(run: Run) -> None:
-    """Write `run.metrics`, print them, and fail where the gate is not passed."""
+    """Write `run.metrics` and every query's ranks, print the recall, and fail where the gate is not passed."""
     bundle = Bundle.open(run.bundle.uri)
-    metrics = evaluate(Retriever.open(bundle), Prepared.open(run.prepared), bundle.pins, run.config.evaluate)
+    config = run.config
+    found = evaluate(
+        Retriever.open(bundle), Prepared.open(run.prepared), bundle.pins, config.retrieval, config.evaluate
+    )
+    metrics = found.metrics
+    sink = pa.BufferOutputStream()
+    pq.write_table(found.ranks, sink, compression="zstd")
+    write_bytes(run.workdir / RANKS, sink.getvalue())
     write_bytes(run.metrics, json.dumps(metrics, indent=1).encode())
     print_recall(metrics)
     check_gate(metrics, run.config.evaluate.gate)

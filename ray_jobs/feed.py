@@ -1,19 +1,27 @@
-"""What feeds training: Ray Data shards as batches that can be replayed exactly.
+"""What feeds training: one Ray Data shard a task, mixed into batches that can be replayed exactly.
 
 Ray restores no position in the data, so a resumed run reads the epoch again from its start and skips what it had done.
 That is exact because the order is: files are read in order, and mixing is seeded by the epoch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
+import ray.data
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from convcg.batch import ExampleBatch
-from convcg.data.encode import encode_examples
-from convcg.features import FeatureShape
+from convcg.data.encode import QUERY_SCHEMA, encode_examples
+from convcg.data.feature_encoders import PREFIX
+from convcg.data.history import HistoryConfig
+from convcg.data.prepared import Prepared, attached
+from convcg.errors import ConfigError
+from convcg.features import FeatureShape, Kind
+
+_PASS_SEED_STRIDE = 7919  # a prime, so that (seed, epoch) and pass do not collide
 
 
 class Encode(ArrowBatchCollateFn):  # type: ignore[misc]
@@ -28,24 +36,104 @@ class Encode(ArrowBatchCollateFn):  # type: ignore[misc]
         return encode_examples(batch, self._features)
 
 
+def examples_of(data: Prepared, task: str) -> ray.data.Dataset:
+    """The training examples of a task, each with its request, its person and its history, partition after partition."""
+    files = data.files(task)
+    filesystem: dict[str, Any] = {} if data.location.is_local else {"filesystem": data.location.filesystem}
+    shapes = data.encoders().shapes
+    features = [PREFIX + shape.name for shape in shapes.user]
+    moment = ["time"] if any(shape.kind is Kind.COUNT for shape in shapes.pin) else []
+    return ray.data.read_parquet([file.path for file in files], **filesystem).map_batches(
+        with_requests,
+        fn_kwargs={
+            "directory": data.location.uri,
+            "history": data.summary().history,
+            "columns": [*QUERY_SCHEMA.names, *features, *moment, "target", "weight"],
+        },
+        batch_format="pyarrow",
+        batch_size=None,
+    )
+
+
+def with_requests(examples: pa.Table, *, directory: str, history: HistoryConfig, columns: Sequence[str]) -> pa.Table:
+    """A block of examples with what they refer to; see `convcg.data.prepared.attached`."""
+    return attached(examples, directory, history).select(columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """How a batch is made up: rows of each task, over all workers, and how many batches an epoch has."""
+
+    rows: Mapping[str, int]
+    num_batches: int
+
+    @classmethod
+    def of(
+        cls,
+        examples: Mapping[str, int],
+        *,
+        batch_size: int,
+        shares: Mapping[str, float],
+        max_repeats: int,
+        world_size: int,
+    ) -> "Mix":
+        """Every batch holds the same number of each task's examples, a multiple of `world_size`.
+
+        Without `shares`, in proportion to how many there are: an epoch is one pass over them. With shares, an epoch is
+        one pass over the task that takes longest, in which the others repeat, `max_repeats` times at most.
+
+        Raises:
+            ConfigError: a share is asked of a task without examples, or the batch is too small to hold every task.
+        """
+        there = {task: number for task, number in examples.items() if number}
+        for task, share in shares.items():
+            if share and task not in there:
+                raise ConfigError(f"train.shares asks for {task} examples, but there are none. Leave it out.")
+        size = max(world_size * len(there), min(batch_size, sum(there.values())))
+        wanted = {task: share for task, share in shares.items() if share} or there
+        total = sum(wanted.values())
+        rows = {task: max(1, round(size * share / total / world_size)) * world_size for task, share in wanted.items()}
+        if sum(rows.values()) > max(batch_size, world_size * len(rows)):
+            largest = max(rows, key=lambda task: rows[task])
+            rows[largest] = max(world_size, rows[largest] - world_size)
+        passes = [there[task] // number for task, number in rows.items()]
+        repeats = max_repeats if shares else 1
+        return cls(rows=rows, num_batches=min(max(passes), repeats * min(passes)))
+
+    def share(self, task: str) -> float:
+        """The share of a task's rows in every batch."""
+        return self.rows.get(task, 0) / sum(self.rows.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """The batches of one worker. `shard` is its Ray Data iterator, `batch_size` its part of a global batch."""
+    """The batches of one worker. `shards` are its Ray Data iterators by task."""
 
-    shard: Any
+    shards: Mapping[str, Any]
+    mix: Mix
     features: tuple[FeatureShape, ...]
-    batch_size: int
+    world_size: int
     shuffle_buffer: int
     seed: int
 
     def __call__(self, epoch: int) -> Iterator[ExampleBatch]:
-        """The batches of an epoch; the same ones whenever it is asked for again. A last partial batch is dropped."""
-        batches: Iterator[ExampleBatch] = self.shard.iter_torch_batches(
-            batch_size=self.batch_size,
-            drop_last=True,
-            local_shuffle_buffer_size=max(self.shuffle_buffer, self.batch_size),
-            local_shuffle_seed=self.seed + epoch,
-            collate_fn=Encode(self.features),
-            prefetch_batches=2,
-        )
-        return iter(batches)
+        """The batches of an epoch; the same ones whenever it is asked for again."""
+        streams = [self._endless(task, number // self.world_size, epoch) for task, number in self.mix.rows.items()]
+        try:
+            for _ in range(self.mix.num_batches):
+                yield ExampleBatch.concatenated([next(stream) for stream in streams])
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def _endless(self, task: str, rows: int, epoch: int) -> Generator[ExampleBatch, None, None]:
+        """Batches of one task, pass after pass, each mixed in its own way."""
+        for number in count():
+            yield from self.shards[task].iter_torch_batches(
+                batch_size=rows,
+                drop_last=True,
+                local_shuffle_buffer_size=max(self.shuffle_buffer, rows),
+                local_shuffle_seed=self.seed + epoch + number * _PASS_SEED_STRIDE,
+                collate_fn=Encode(self.features),
+                prefetch_batches=2,
+            )

@@ -3,205 +3,222 @@
 python -m ray_jobs.prepare --recipe demo --workdir runs/demo
 """
 
+import json
 import logging
+import math
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 
-from convcg import schema
-from convcg.config import RunConfig
 from convcg.data import prepared
-from convcg.data.canonical import canonical, cast
-from convcg.data.examples import SplitTimes
-from convcg.data.feature_encoders import Encoders, fit_encoders
+from convcg.data.caps import kept_shares
+from convcg.data.card.facts import card_facts
+from convcg.data.card.page import card_page
+from convcg.data.day_counts import merged
+from convcg.data.event_codes import advertiser_numbers
+from convcg.data.examples import Task
+from convcg.data.feature_encoders import Encoders
 from convcg.data.partition import PartitionConfig
-from convcg.data.tables import RowTable, build_pin_table, build_user_table, write_table
-from convcg.data.validate import validate_tables
-from convcg.data.world import write_world
+from convcg.data.split import SplitTimes
+from convcg.data.survey import Survey
+from convcg.data.tables import RowTable, write_table
+from convcg.data.violation import ValidationReport
 from convcg.errors import DataError
-from convcg.features import Feature, Kind
 from convcg.log import progress
-from convcg.storage import delete_directory, list_files, locate, write_bytes
-from ray_jobs.partitions import RAW_USERS, USER_STATES, distinct_pins, encode_block, write_partition
+from convcg.storage import delete_directory, exists, list_files, locate, write_bytes
+from convcg.types import Action
+from ray_jobs import partitions
+from ray_jobs.cluster import cpus_per_task
+from ray_jobs.partitions import COUNTS, PIN_DAYS, UNFINISHED, Stretch, stretches
 from ray_jobs.run import Run, Stage, stage_main, summary_of
+from ray_jobs.sources import Sources, pins_of, read_pins, sources_of, validated, write_pins_and_people, write_users
 
 _log = logging.getLogger(__name__)
+
+#: What a task needs for each event at its peak, as measured (benchmarks/RESULTS.md): to read and encode a stretch of
+#: the log, and to build a partition.
+_BYTES_TO_SPILL = 700
+_BYTES_TO_BUILD = 700
 
 
 def work(run: Run) -> None:
     """Validate, then build everything of `convcg.data.prepared` in `run.prepared`."""
-    sources = _sources(run)
-    report = validate_tables(
-        events=sources.events, pins=sources.pins, users=sources.users, features=_columns_read(run.config)
-    )
-    report.raise_if_broken()
-    for note in report.notes:
-        _log.info("note: %s", note)
+    sources = sources_of(run)
+    report = validated(run.config, sources)
     delete_directory(run.prepared)
-    encoders = _write_tables(run, sources)
-    times = _split_times(run, sources)
-    counts = _write_partitions(run, sources, encoders, times)
+    preparation = _Preparation.of(run, sources, report)
+    encoders = preparation.tables()
+    survey, spilled = preparation.shuffle()
+    times = SplitTimes.of(survey.last_event, run.config.split)
+    tally = preparation.build(spilled, survey, times, encoders)
+    num_train = preparation.finish(tally)
     summary = prepared.Summary(
         num_pins=len(RowTable.open(run.prepared / prepared.PINS)),
-        num_users=_write_users(run, sources),
-        num_events=report.rows["events"],
-        num_train=counts[prepared.TRAIN],
-        num_validation=counts[prepared.VALIDATION],
-        num_test=counts[prepared.TEST],
+        num_users=write_users(run.prepared, times, has_users=sources.users is not None),
+        num_events=survey.num_events,
+        num_train=num_train,
+        num_validation=int(tally["rows.validation"]),
+        num_test=int(tally["rows.test"]),
         times=times,
+        history=run.config.history,
         notes=report.notes,
     )
-    delete_directory(run.prepared / USER_STATES)
-    if summary.num_train == 0 or summary.num_test == 0:
+    if sum(num_train.values()) == 0 or summary.num_test == 0:
         raise DataError(
-            f"the split leaves {summary.num_train} training examples and {summary.num_test} test queries; both must be "
-            "there. Check split.validation_days, split.test_days and the events' time range and actions."
+            f"the split leaves {sum(num_train.values())} training examples and {summary.num_test} test queries; both "
+            "must be there. Check split.test_days, validation_days and gap_days, examples.weights, and the events' "
+            "time range and actions."
         )
+    _write_card(run, summary, survey, tally)
+    delete_directory(run.prepared / UNFINISHED)
     write_bytes(run.prepared / prepared.SUMMARY, summary.to_bytes())
     _log.info(
-        "prepared %d examples, %d test queries, %d pins, %d users",
-        summary.num_train, summary.num_test, summary.num_pins, summary.num_users,
+        "prepared %s examples, %d test queries, %d pins, %d users; the data card is %s",
+        " + ".join(f"{count} {task}" for task, count in num_train.items()),
+        summary.num_test, summary.num_pins, summary.num_users, (run.prepared / prepared.CARD_PAGE).uri,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sources:
-    """Where the three tables are."""
+class _Preparation:
+    """One run's passes over the log. Every task is given `memory` bytes, and about `rows` events to read."""
 
-    events: str
-    pins: str | None
-    users: str | None
+    run: Run
+    sources: Sources
+    stretches: list[Stretch]
+    rows: int
+    num_partitions: int
+    memory: int
+    #: The moment of the validation, where broken events are set aside; None where there are none.
+    quarantined_at: float | None
 
-
-def _sources(run: Run) -> _Sources:
-    """The configured tables; the built-in world, which is written first, where no events are named."""
-    data = run.config.data
-    if data.events is not None:
-        return _Sources(events=data.events, pins=data.pins, users=data.users)
-    world = write_world(run.config.world, (run.workdir / "world").uri)
-    return _Sources(events=world.events, pins=world.pins, users=world.users)
-
-
-def _columns_read(config: RunConfig) -> dict[str, list[str]]:
-    def names(features: tuple[Feature, ...]) -> list[str]:
-        return [feature.name for feature in features if feature.kind is not Kind.ID]
-
-    return {"pins": names(config.features.pin), "users": names(config.features.user)}
-
-
-def _write_tables(run: Run, sources: _Sources) -> Encoders:
-    """The pin table, the raw user rows and the encoders that were fitted on both."""
-    pins = _read(sources.pins, schema.PINS) if sources.pins else _pins_of_events(sources.events)
-    users = _read(sources.users, schema.USERS) if sources.users else None
-    features = run.config.features
-    if features.user and users is None:
-        raise DataError(
-            f"features.user names {features.user[0].name!r}, but there is no users table. "
-            "Set data.users, or drop the feature."
+    @classmethod
+    def of(cls, run: Run, sources: Sources, report: ValidationReport) -> "_Preparation":
+        memory = run.config.data.task_memory_mb << 20
+        rows = max(1, memory // _BYTES_TO_SPILL)
+        return cls(
+            run=run,
+            sources=sources,
+            stretches=stretches(list_files(locate(sources.events)), rows),
+            rows=rows,
+            num_partitions=max(1, math.ceil(report.rows["events"] * _BYTES_TO_BUILD / memory)),
+            memory=memory,
+            quarantined_at=report.checked_at if report.broken_rows else None,
         )
-    encoders = Encoders(
-        pin=fit_encoders(pins, features.pin), user=() if users is None else fit_encoders(users, features.user)
-    )
-    write_table(build_pin_table(pins, encoders.pin), run.prepared / prepared.PINS)
-    write_bytes(run.prepared / prepared.ENCODERS, encoders.to_bytes())
-    if users is not None:
-        write_table(build_user_table(users), run.prepared / USER_STATES / RAW_USERS)
-    return encoders
 
+    def tables(self) -> Encoders:
+        """Write the pin table, the encoders and the raw users."""
+        pins = read_pins(self.sources)
+        if pins is None:
+            found = self._each(
+                "stretches read for pins", self.stretches, partitions.distinct_pins,
+                rows=self.rows,
+                quarantined_at=self.quarantined_at,
+            )  # fmt: skip
+            pins = pins_of(pc.unique(pa.concat_tables(list(found))["pin_id"]))
+        return write_pins_and_people(self.run, pins, self.sources)
 
-def _read(uri: str | None, table: schema.Table) -> pa.Table:
-    files = list_files(locate(str(uri)))
-    return pa.concat_tables(
-        [canonical(pq.read_table(file.path, filesystem=file.filesystem), table) for file in files],
-        promote_options="permissive",
-    )
+    def shuffle(self) -> tuple[Survey, list[str]]:
+        """Count all events, and shuffle them into partitions of users; returns the files that hold them, too."""
+        found = self._each(
+            "stretches shuffled", self.stretches, partitions.spill,
+            rows=self.rows,
+            directory=self.run.prepared,
+            num_partitions=self.num_partitions,
+            seen_until=self.run.config.split.seen_until,
+            quarantined_at=self.quarantined_at,
+            has_pins=self.sources.pins is not None,
+        )  # fmt: skip
+        facts = pa.concat_tables(list(found))
+        files = facts.filter(pc.equal(facts["fact"], partitions.FILE))["text"].to_pylist()
+        return Survey.of([facts.drop_columns(["text"])]), files
 
+    def build(self, spilled: list[str], survey: Survey, times: SplitTimes, encoders: Encoders) -> Counter[str]:
+        """Write what comes of each partition of users; returns the added-up tallies."""
+        directory = self.run.prepared
+        config = PartitionConfig(
+            times=times,
+            examples=self.run.config.examples,
+            history=self.run.config.history,
+            median_dwell=survey.median_dwell(times.train),
+            pin_counts=tuple(each.feature.action for each in encoders.pin if each.feature.action is not None),
+        )
+        built = self._each(
+            "partitions built", range(self.num_partitions), partitions.build,
+            directory=directory,
+            spilled=spilled,
+            config=config,
+            encoders=encoders.user,
+            has_users=self.sources.users is not None,
+        )  # fmt: skip
+        tally: Counter[str] = Counter()
+        for table in built:
+            tally.update({name: sum(table[name].to_pylist()) for name in table.column_names})
+        return tally
 
-def _pins_of_events(events: str) -> pa.Table:
-    """The distinct pins of a log, for users who know pins by their id alone."""
-    found = (
-        ray.data.read_parquet(_paths(events), **_filesystem(events))
-        .select_columns(["pin_id"])
-        .map_batches(distinct_pins, batch_format="pyarrow", batch_size=None)
-    )
-    ids = pa.chunked_array([pc.unique(batch["pin_id"]) for batch in found.iter_batches(batch_format="pyarrow")])
-    return canonical(pa.table({"pin_id": pc.unique(ids)}), schema.PINS)
+    def finish(self, tally: Counter[str]) -> dict[str, int]:
+        """Thin the examples to the caps and give them their final weights; returns how many are left."""
+        directory, examples = self.run.prepared, self.run.config.examples
+        pins = RowTable.open(directory / prepared.PINS)
+        count_N = {name: np.zeros(len(pins), np.int64) for name in (*Task, "served")}
+        for file in list_files(directory / COUNTS, suffix=".parquet"):
+            counts = prepared.read_part(file)
+            for name, count in count_N.items():
+                count[counts["pin"].to_numpy()] += counts[name].to_numpy()
+        share_N = kept_shares(
+            count_N[Task.CONVERSION] + count_N[Task.ENGAGEMENT],
+            advertiser_numbers(pins),
+            per_pin=examples.per_pin,
+            per_advertiser=examples.per_advertiser,
+        )
+        finished = self._each(
+            "partitions finished", range(self.num_partitions), partitions.finish,
+            directory=directory,
+            share_N=share_N,
+            click_weight=examples.weights.get(Action.CLICK, 0.0),
+            mean_dwell_weight=tally["dwell_weights"] / tally["clicks"] if tally["clicks"] else 1.0,
+        )  # fmt: skip
+        left_N = {task.value: np.zeros(len(pins), np.int64) for task in Task}
+        for table in finished:
+            for task, count in left_N.items():
+                rows = table.filter(pc.equal(table["task"], task))
+                count[rows["pin"].to_numpy()] += rows["count"].to_numpy()
+        write_table(pa.table({**left_N, "served": count_N["served"]}), directory / prepared.FREQUENCIES)
+        if exists(directory / PIN_DAYS):
+            days = map(prepared.read_part, list_files(directory / PIN_DAYS, suffix=".parquet"))
+            write_table(merged(days), directory / prepared.PIN_DAYS)
+        return {task: int(count.sum()) for task, count in left_N.items()}
 
-
-def _paths(uri: str) -> list[str]:
-    return [file.path for file in list_files(locate(uri))]
-
-
-def _filesystem(uri: str) -> dict[str, Any]:
-    location = locate(uri)
-    return {} if location.is_local else {"filesystem": location.filesystem}
-
-
-def _split_times(run: Run, sources: _Sources) -> SplitTimes:
-    column = schema.EVENTS.by_name["timestamp"]
-    last = 0
-    for file in list_files(locate(sources.events)):
-        times = pq.read_table(file.path, filesystem=file.filesystem, columns=[column.name])[column.name]
-        last = max(last, pc.max(cast(times, column).cast(pa.int64())).as_py() or 0)
-    return SplitTimes.of(last, run.config.split)
-
-
-def _write_partitions(run: Run, sources: _Sources, encoders: Encoders, times: SplitTimes) -> dict[str, int]:
-    """Shuffle the events into partitions of whole users and write what comes of each; returns rows by part."""
-    events, num_partitions = sources.events, run.config.data.num_partitions
-    written = (
-        ray.data.read_parquet(_paths(events), **_filesystem(events))
-        .map_batches(
-            encode_block,
-            fn_kwargs={"pins": run.prepared / prepared.PINS, "num_partitions": num_partitions},
+    def _each(
+        self, title: str, units: Sequence[Any], work: Callable[..., pa.Table], **arguments: Any
+    ) -> Iterator[pa.Table]:
+        """What `work(unit, **arguments)` returns for each unit, in order, from Ray's processes."""
+        done = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
+            partitions.of_units,
+            fn_kwargs={"units": list(units), "work": work, "arguments": arguments},
             batch_format="pyarrow",
             batch_size=None,
+            num_cpus=cpus_per_task(),
+            memory=self.memory,
         )
-        .groupby("partition", num_partitions=num_partitions)
-        .map_groups(
-            write_partition,
-            fn_kwargs={
-                "directory": run.prepared,
-                "config": PartitionConfig(times=times, examples=run.config.examples, history=run.config.history),
-                "encoders": encoders.user,
-                "has_users": sources.users is not None,
-            },
-            batch_format="pyarrow",
-        )
-    )
-    counts = dict.fromkeys((prepared.TRAIN, prepared.VALIDATION, prepared.TEST), 0)
-    with progress("partitions of users", total=num_partitions) as meter:
-        for row in written.iter_rows():
-            counts = {part: count + row[part] for part, count in counts.items()}
-            meter.advance()
-    return counts
+        with progress(title, total=len(units)) as meter:
+            for table in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+                partitions.raise_if_error(table)
+                meter.advance()
+                yield table
 
 
-def _write_users(run: Run, sources: _Sources) -> int:
-    """Join every partition's user states with the raw user rows; people without events keep their features."""
-    files = list_files(run.prepared / USER_STATES, suffix=".parquet")
-    states = pa.concat_tables([pq.read_table(file.path, filesystem=file.filesystem) for file in files])
-    if sources.users is not None:
-        raw = RowTable.open(run.prepared / USER_STATES / RAW_USERS)
-        silent = pa.table({"user_id": raw.ids.filter(pc.invert(pc.is_in(raw.ids, value_set=states["user_id"])))})
-        states = pa.concat_tables([states, silent], promote_options="default")
-        rows = raw.rows(states["user_id"])
-        for name in raw.table.column_names[1:]:
-            column = raw.column(name)
-            assert column is not None
-            states = states.append_column(name, column.take(pa.array(rows, mask=rows < 0)))
-        for name in ("history_pin", "history_action", "history_surface", "history_time", "purchased"):
-            place = states.column_names.index(name)
-            filled = pc.fill_null(states[name].combine_chunks(), pa.scalar([], states[name].type))
-            states = states.set_column(place, name, filled)
-    table = build_user_table(states)
-    write_table(table, run.prepared / prepared.USERS)
-    return int(table.num_rows)
+def _write_card(run: Run, summary: prepared.Summary, survey: Survey, tally: Counter[str]) -> None:
+    card = card_facts(run.prepared, summary, survey, tally)
+    write_bytes(run.prepared / prepared.CARD, json.dumps(card, indent=1).encode())
+    write_bytes(run.prepared / prepared.CARD_PAGE, card_page(card).encode())
 
 
 STAGE = Stage(

@@ -14,26 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from convcg.bundle import MODEL
+from convcg.checkpoint import read_progress
 from convcg.config import RunConfig
-from convcg.data import prepared
 from convcg.data.co_engagement import spectral_vectors
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.errors import ConfigError, TrainingError
+from convcg.model.loss import PinShares
 from convcg.model.two_tower import PinStart, TwoTower
 from convcg.storage import copy_file, delete_directory, locate, write_bytes
-from convcg.train import Task, TrainConfig, read_progress, train
+from convcg.train import TrainConfig, Trained, train
 from convcg.validation import Validation
 from ray_jobs import prepare
 from ray_jobs.cluster import ENVIRONMENT
-from ray_jobs.feed import Feed
+from ray_jobs.feed import Feed, Mix, examples_of
 from ray_jobs.run import Run, Stage, stage_main, summary_of
 from ray_jobs.tracking import Tracker, followed
 
@@ -46,9 +46,9 @@ _CHECKPOINTS_KEPT = 2
 def work(run: Run) -> None:
     """Train (or go on training) and leave the best checkpoint's weights in `run.model`."""
     config = run.config.train
-    num_examples = Prepared.open(run.prepared).summary().num_train
     check_resources(config)
-    with followed(_metrics_directory(run), total_steps=config.epochs * max(1, num_examples // config.batch_size)):
+    mix = _mix(Prepared.open(run.prepared), config)
+    with followed(_metrics_directory(run), total_steps=config.epochs * max(1, mix.num_batches)):
         result = _trainer(run).fit()
     if result.error is not None or not result.best_checkpoints:
         raise TrainingError(f"training ended without a checkpoint: {result.error}")
@@ -85,11 +85,19 @@ def check_resources(config: TrainConfig) -> None:
         raise ConfigError(f"{needs} Lower the settings, or join a larger Ray with RAY_ADDRESS.")
 
 
+def _mix(data: Prepared, config: TrainConfig) -> Mix:
+    return Mix.of(
+        data.summary().num_train,
+        batch_size=config.batch_size,
+        shares={task.value: share for task, share in config.shares.items()},
+        max_repeats=config.max_repeats,
+        world_size=config.num_workers,
+    )
+
+
 def _trainer(run: Run) -> TorchTrainer:
     config = run.config.train
-    files = Prepared(run.prepared).files(prepared.TRAIN)
-    filesystem: dict[str, Any] = {} if run.prepared.is_local else {"filesystem": run.prepared.filesystem}
-    examples = ray.data.read_parquet([file.path for file in files], **filesystem)
+    data = Prepared(run.prepared)
     return TorchTrainer(
         train_worker,
         train_loop_config={
@@ -98,7 +106,7 @@ def _trainer(run: Run) -> TorchTrainer:
             "metrics": str(_metrics_directory(run)),
             "run_id": _run_name(run),
         },
-        datasets={prepared.TRAIN: examples},
+        datasets={task: examples_of(data, task) for task in _mix(data, config).rows},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
@@ -144,20 +152,21 @@ def train_worker(arguments: dict[str, Any]) -> None:
     # Data-parallel training copies rank 0's start to the others; a checkpoint replaces it.
     if config.model.pin_start is PinStart.SPECTRAL and rank == 0 and ray.train.get_checkpoint() is None:
         vectors = spectral_vectors(
-            data.batches(prepared.INTERACTIONS), num_pins=len(pins), dim=config.model.dim, seed=config.train.seed
+            data.interactions(), num_pins=len(pins), dim=config.model.dim, seed=config.train.seed
         )
         towers.pin.start_from(torch.from_numpy(vectors))
-    pin_encoder = PinEncoder(pins, shapes.pin)
+    pin_encoder = PinEncoder(pins, shapes.pin, data.pin_days())
     validates = rank == 0 and config.train.validation_queries
     validation = Validation(data, pin_encoder, limit=config.train.validation_queries) if validates else None
-    task = Task(
+    mix = _mix(data, config.train)
+    trained = Trained(
         pins=pin_encoder,
-        frequency=_frequency(data, len(pins)),
+        shares=_shares(data, mix),
         batches=Feed(
-            shard=ray.train.get_dataset_shard(prepared.TRAIN),
+            shards={task: ray.train.get_dataset_shard(task) for task in mix.rows},
+            mix=mix,
             features=shapes.user,
-            # A log smaller than a batch is one batch, rather than none.
-            batch_size=max(1, min(config.train.batch_size, data.summary().num_train) // world_size),
+            world_size=world_size,
             shuffle_buffer=config.train.shuffle_buffer,
             seed=config.train.seed,
         ),
@@ -173,17 +182,21 @@ def train_worker(arguments: dict[str, Any]) -> None:
                 from_step=0 if resume is None else read_progress(resume).step,
             )
         try:
-            train(towers, config.train, config.loss, task, context, resume)
+            train(towers, config.train, config.loss, trained, context, resume)
         finally:
             context.close()
 
 
-def _frequency(data: Prepared, num_pins: int) -> torch.Tensor:
-    """Each pin's share of the training targets, exactly as they will be sampled."""
-    counts = np.zeros(num_pins, np.int64)
-    for table in data.batches(prepared.TRAIN, columns=["target"]):
-        counts += np.bincount(table["target"].to_numpy(), minlength=num_pins)
-    return torch.from_numpy(counts / max(1, counts.sum())).float()
+def _shares(data: Prepared, mix: Mix) -> PinShares:
+    """How targets are spread over the pins, exactly as batches hold them, and what was served and not engaged."""
+    counts = data.frequencies()
+
+    def spread(name: str) -> torch.Tensor:
+        count = counts[name].to_numpy()
+        return torch.from_numpy(count / max(1, count.sum())).float()
+
+    trained = torch.stack([mix.share(task) * spread(task) for task in mix.rows]).sum(0)
+    return PinShares(trained=trained, served=spread("served"))
 
 
 @contextmanager

@@ -64,6 +64,9 @@ class HistoryEventBody(_Body):
     pin_id: _Id
     action: Annotated[Action, Field(strict=False)] = Action.CLICK
     surface: _Surface | None = None
+    dwell_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, description="how long a click lasted")] | None = (
+        None
+    )
     timestamp: _Time | None = None
 
 
@@ -98,7 +101,13 @@ class CandidatesBody(_Body):
 
 
 def _event(event: HistoryEventBody) -> HistoryEvent:
-    return HistoryEvent(pin_id=event.pin_id, action=event.action, surface=event.surface, timestamp=event.timestamp)
+    return HistoryEvent(
+        pin_id=event.pin_id,
+        action=event.action,
+        surface=event.surface,
+        timestamp=event.timestamp,
+        dwell_seconds=event.dwell_seconds,
+    )
 
 
 class CandidateBody(BaseModel):

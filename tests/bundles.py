@@ -106,6 +106,11 @@ def _pins(rng: np.random.Generator, count: int) -> pa.Table:
     )
 
 
+def dwells(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Seconds, half of them unknown."""
+    return np.where(rng.random(size) < 0.5, np.nan, rng.exponential(30.0, size)).astype(np.float32)
+
+
 def _users(rng: np.random.Generator, count: int, num_pins: int) -> pa.Table:
     length = rng.integers(0, 30, count)
     pins = [rng.integers(0, num_pins, size).astype(np.int32) for size in length]
@@ -119,6 +124,7 @@ def _users(rng: np.random.Generator, count: int, num_pins: int) -> pa.Table:
             "history_action": pa.array(actions, pa.list_(pa.int8())),
             "history_surface": pa.array([rng.integers(-1, 3, size) for size in length], pa.list_(pa.int8())),
             "history_time": pa.array(times, pa.list_(pa.float64())),
+            "history_dwell": pa.array([dwells(rng, size) for size in length], pa.list_(pa.float32())),
             "purchased": pa.array(bought, pa.list_(pa.int32())),
             "country": [None if draw < 0.2 else COUNTRIES[int(draw * 100) % 3] for draw in rng.random(count)],
             "age": pa.array(rng.integers(18, 80, count)),

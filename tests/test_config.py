@@ -79,7 +79,7 @@ def test_an_unknown_key_names_the_valid_ones_and_a_near_match(key: str, near: st
 
 def test_an_unknown_key_inside_a_list_names_the_valid_ones_too() -> None:
     text = message(plain={"features": {"pin": [{"name": "pin_id", "kind": "id"}, {"name": "price", "knd": "number"}]}})
-    assert "features.pin.1.knd is no known key. Did you mean kind? Valid keys: name, kind, log." in text
+    assert "features.pin.1.knd is no known key. Did you mean kind? Valid keys: name, kind, log, action, days." in text
 
 
 def test_a_key_that_is_like_no_other_gets_no_hint() -> None:

@@ -73,6 +73,7 @@ def queries(**columns: Any) -> pa.Table:
         "history_action": [[1, 2], [], [4]],
         "history_surface": [[-1, 0], [], [2]],
         "history_age": [[60.5, 1.0], [], [3.0]],
+        "history_dwell": [[float("nan"), 12.5], [], [float("nan")]],
     } | columns
     return pa.table({name: pa.array(rows[name], kind) for name, kind in zip(rows, QUERY_SCHEMA.types, strict=False)})
 
@@ -88,6 +89,8 @@ def test_queries_become_padded_tensors() -> None:
     assert batch.history_action.tolist() == [[1, 2], [PADDING] * 2, [4, PADDING]]
     assert batch.history_surface.tolist() == [[-1, 0], [PADDING] * 2, [2, PADDING]]
     assert batch.history_age[0].tolist() == [60.5, 1.0]
+    assert torch.equal(batch.history_dwell[0].isnan(), torch.tensor([True, False]))
+    assert batch.history_dwell[0, 1] == 12.5
     integers = (batch.surface, batch.subject_pin, batch.query_words, batch.history_pin, batch.history_action)
     assert all(tensor.dtype == torch.int64 for tensor in integers)
     assert batch.history_age.dtype == torch.float32

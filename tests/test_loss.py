@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convcg.model.loss import full_softmax_loss, log_expected_count, sampled_softmax_loss, weighted_mean
+from convcg.model.loss import (
+    PinShares,
+    full_softmax_loss,
+    log_expected_count,
+    sampled_softmax_loss,
+    weighted_mean,
+)
 
 TEMPERATURE = torch.tensor(0.2)
 
@@ -126,19 +132,33 @@ def test_losses_of_half_precision_embeddings_are_float32(dtype: torch.dtype) -> 
     torch.testing.assert_close(full, pool, rtol=0, atol=0.1)
 
 
+def only_trained(trained: Tensor) -> PinShares:
+    return PinShares(trained=trained, served=torch.zeros_like(trained))
+
+
+def test_expected_counts_of_three_streams_by_hand() -> None:
+    shares = PinShares(trained=torch.tensor([0.5, 0.5, 0.0]), served=torch.tensor([0.0, 0.25, 0.75]))
+    found = log_expected_count(
+        rows_P=torch.tensor([0, 1, 2]), shares=shares, num_in_batch=5, num_uniform=3, num_served=8
+    )
+    torch.testing.assert_close(found, torch.tensor([4 * 0.5 + 1, 4 * 0.5 + 1 + 2, 1 + 6.0]).log())
+
+
 def test_expected_counts_by_hand() -> None:
-    frequency = torch.tensor([0.5, 0.25, 0.25, 0.0])
-    found = log_expected_count(rows_P=torch.tensor([0, 1, 3, 0]), frequency_N=frequency, num_in_batch=9, num_uniform=8)
+    trained = only_trained(torch.tensor([0.5, 0.25, 0.25, 0.0]))
+    found = log_expected_count(
+        rows_P=torch.tensor([0, 1, 3, 0]), shares=trained, num_in_batch=9, num_uniform=8, num_served=0
+    )
     expected = [8 * 0.5 + 8 / 4, 8 * 0.25 + 8 / 4, 8 / 4, 8 * 0.5 + 8 / 4]
     torch.testing.assert_close(found, torch.tensor(expected).log())
     assert found.dtype == torch.float32
 
 
 def test_expected_counts_of_one_source_alone() -> None:
-    frequency, rows = torch.tensor([0.75, 0.25]), torch.tensor([0, 1])
-    uniform = log_expected_count(rows_P=rows, frequency_N=frequency, num_in_batch=1, num_uniform=6)
+    trained, rows = only_trained(torch.tensor([0.75, 0.25])), torch.tensor([0, 1])
+    uniform = log_expected_count(rows_P=rows, shares=trained, num_in_batch=1, num_uniform=6, num_served=0)
     torch.testing.assert_close(uniform, torch.tensor([3.0, 3.0]).log())
-    in_batch = log_expected_count(rows_P=rows, frequency_N=frequency, num_in_batch=5, num_uniform=0)
+    in_batch = log_expected_count(rows_P=rows, shares=trained, num_in_batch=5, num_uniform=0, num_served=0)
     torch.testing.assert_close(in_batch, torch.tensor([3.0, 1.0]).log())
 
 
@@ -146,9 +166,10 @@ def test_the_correction_scales_the_log_of_the_count() -> None:
     def count(correction: float) -> Tensor:
         return log_expected_count(
             rows_P=torch.tensor([0, 1]),
-            frequency_N=torch.tensor([0.9, 0.1]),
+            shares=only_trained(torch.tensor([0.9, 0.1])),
             num_in_batch=11,
             num_uniform=0,
+            num_served=0,
             correction=correction,
         )
 
@@ -159,19 +180,26 @@ def test_the_correction_scales_the_log_of_the_count() -> None:
 
 def test_a_pin_that_cannot_be_in_the_pool_has_a_finite_count() -> None:
     count = log_expected_count(
-        rows_P=torch.tensor([1]), frequency_N=torch.tensor([1.0, 0.0]), num_in_batch=1, num_uniform=0
+        rows_P=torch.tensor([1]),
+        shares=only_trained(torch.tensor([1.0, 0.0])),
+        num_in_batch=1,
+        num_uniform=0,
+        num_served=0,
     )
     assert torch.isfinite(count).all()
 
 
 @pytest.mark.parametrize(
-    ("num_in_batch", "num_uniform"), [(1, 1024), (2049, 0), (385, 640)], ids=["uniform", "in batch", "mixed"]
+    ("num_in_batch", "num_uniform", "num_served"),
+    [(1, 1024, 0), (2049, 0, 0), (1, 0, 2048), (385, 640, 0), (385, 384, 256)],
+    ids=["uniform", "in batch", "served", "mixed", "mixed with served"],
 )
-def test_the_mean_sampled_gradient_is_the_exact_one(num_in_batch: int, num_uniform: int) -> None:
+def test_the_mean_sampled_gradient_is_the_exact_one(num_in_batch: int, num_uniform: int, num_served: int) -> None:
     num_pins, dim = 48, 6
     generator = torch.Generator().manual_seed(11)
     frequency = 1 / torch.arange(1, num_pins + 1.0)
     frequency /= frequency.sum()
+    served = frequency.flip(0)  # what is served is spread otherwise than what is bought
     target = torch.tensor([0, 0, 1, 3, 8, 20, 33, 47])  # head, middle and tail
     query = unit(len(target), dim, seed=12).requires_grad_()
     pins = unit(num_pins, dim, seed=13).requires_grad_()
@@ -188,9 +216,14 @@ def test_the_mean_sampled_gradient_is_the_exact_one(num_in_batch: int, num_unifo
             if num_in_batch > 1
             else target[:0]
         )
-        rows = torch.cat([others, torch.randint(num_pins, (num_uniform,), generator=generator)])
+        shown = torch.multinomial(served, max(1, num_served), replacement=True, generator=generator)[:num_served]
+        rows = torch.cat([others, torch.randint(num_pins, (num_uniform,), generator=generator), shown])
         log_count = log_expected_count(
-            rows_P=rows, frequency_N=frequency, num_in_batch=num_in_batch, num_uniform=num_uniform
+            rows_P=rows,
+            shares=PinShares(trained=frequency, served=served),
+            num_in_batch=num_in_batch,
+            num_uniform=num_uniform,
+            num_served=num_served,
         )
         total += gradient(sampled(query, pins, target, rows, log_count))
     mean = total / num_pools

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from convcg.metrics import NOT_RETRIEVED, rank_among_all, rank_in_list, recall_at, standard_error
+from convcg.metrics import (
+    NOT_RETRIEVED,
+    paired_difference,
+    rank_among_all,
+    rank_in_list,
+    recall_at,
+    recall_of_users,
+    standard_error,
+)
 
 NAN, INF = float("nan"), float("inf")
 NOTHING = np.array([], np.int64)
@@ -98,3 +106,38 @@ def test_recall_is_the_share_of_ranks_up_to_k() -> None:
 
 def test_no_queries_have_recall_zero() -> None:
     assert recall_at(np.array([], np.int64), 10) == standard_error(np.array([], np.int64), 10) == 0
+
+
+def test_recall_of_users_counts_each_user_and_each_target_once() -> None:
+    user = ["a", "a", "a", "a", "b"]
+    target, rank = np.array([1, 2, 2, 3, 1]), np.array([1, 9, 2, NOT_RETRIEVED, 5])
+    assert recall_of_users(rank, user, target, 2) == pytest.approx((2 / 2 + 0) / 2)
+    assert recall_of_users(rank, user, target, 5) == pytest.approx((2 / 3 + 1) / 2)
+    assert recall_of_users(rank[:0], [], target[:0], 5) == 0
+
+
+def test_a_paired_difference_covers_what_was_planted() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(60):
+        users = [f"u{number}" for number in rng.integers(200, size=600)]
+        base = rng.random(600) < 0.3
+        better = base | (rng.random(600) < 0.1 / 0.7)
+        found = paired_difference(better.astype(float), base.astype(float), users, draws=300, seed=trial)
+        assert found.low <= found.mean <= found.high
+        covered += found.low <= 0.1 <= found.high
+    assert covered >= 50
+
+
+def test_equal_systems_differ_by_nothing() -> None:
+    hit = np.array([1.0, 0.0, 1.0])
+    same = paired_difference(hit, hit, ["a", "b", "b"], draws=50)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_the_queries_of_a_user_are_drawn_together() -> None:
+    gain = np.tile([1.0, -1.0], 50)
+    together = paired_difference(gain, np.zeros(100), [f"u{row // 2}" for row in range(100)], draws=200)
+    assert together.low == together.high == 0
+    apart = paired_difference(gain, np.zeros(100), [f"u{row}" for row in range(100)], draws=200)
+    assert apart.low < -0.1 < 0.1 < apart.high

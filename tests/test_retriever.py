@@ -139,15 +139,16 @@ def test_a_cap_that_cannot_be_filled_ends(bundle):
 def test_inline_history_counts_as_the_stored_one(retriever, bundle):
     user = bundle.users.table.slice(4, 1).to_pylist()[0]
     actions, surfaces = list(Action), list(Surface)
-    parts = zip(user["history_pin"], user["history_action"], user["history_surface"], user["history_time"], strict=True)
+    columns = ("history_pin", "history_action", "history_surface", "history_time", "history_dwell")
     history = tuple(
         HistoryEvent(
             pin_id=f"p{pin:06d}",
             action=actions[action],
             surface=None if surface < 0 else surfaces[surface],
             timestamp=then,
+            dwell_seconds=None if np.isnan(dwell) else dwell,
         )
-        for pin, action, surface, then in parts
+        for pin, action, surface, then, dwell in zip(*(user[name] for name in columns), strict=True)
     )
     features = {name: user[name] for name in ("country", "age", "interests", "taste")}
     stored = home(user["user_id"], exclude_pin_ids=tuple(f"p{pin:06d}" for pin in user["purchased"]))

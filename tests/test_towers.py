@@ -1,5 +1,6 @@
 """The towers: unit vectors that depend on what they must, and on nothing else: padding, order, other queries."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,14 @@ from towers import CONFIG, NUM_PINS, SHAPES, random_features, random_pins, rando
 from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
 from convcg.errors import ConfigError
 from convcg.features import FeatureShape, FeatureShapes, Kind
-from convcg.model.loss import LossConfig, LossKind, full_softmax_loss, log_expected_count, sampled_softmax_loss
+from convcg.model.loss import (
+    LossConfig,
+    LossKind,
+    PinShares,
+    full_softmax_loss,
+    log_expected_count,
+    sampled_softmax_loss,
+)
 from convcg.model.objective import Objective, Pool
 from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower, mentioned_pins
 
@@ -50,6 +58,7 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     other = replace(
         queries,
         history_age=queries.history_age.masked_fill(absent, 7e5),
+        history_dwell=queries.history_dwell.masked_fill(absent, 55.0),
         history_action=queries.history_action.masked_fill(absent, 3),
         history_surface=queries.history_surface.masked_fill(absent, 2),
     )
@@ -80,7 +89,8 @@ def test_float64_rounded_to_float32_does_not_depend_on_the_batch_at_all() -> Non
 def test_the_order_of_a_history_does_not_matter_where_ages_are_equal() -> None:
     queries = random_queries(B)
     queries = replace(queries, history_age=torch.full_like(queries.history_age, 3600.0))
-    backwards = {name: getattr(queries, name).flip(1) for name in ("history_pin", "history_action", "history_surface")}
+    names = ("history_pin", "history_action", "history_surface", "history_dwell")
+    backwards = {name: getattr(queries, name).flip(1) for name in names}
     torch.testing.assert_close(embed(replace(queries, **backwards)), embed(queries))
 
 
@@ -96,7 +106,9 @@ def test_the_history_is_the_weighted_mean_of_its_pins() -> None:
                 minutes, bucket = minutes / 2, bucket + 1
             surface = queries.history_surface[row, place].item()
             action = pool.action[queries.history_action[row, place]]
-            weight = action + pool.surface[3 if surface == PADDING else surface] + pool.age[bucket]
+            dwell = queries.history_dwell[row, place].item()
+            lasted = 0 if math.isnan(dwell) else min(int(math.log2(dwell + 1)), 10) + 1
+            weight = action + pool.surface[3 if surface == PADDING else surface] + pool.age[bucket] + pool.dwell[lasted]
             total += weight.exp().detach() * inputs[queries.history_pin[row, place]]
         expected = F.normalize(total if total.any() else pool.empty.detach(), dim=0)
         torch.testing.assert_close(found[row], expected)
@@ -224,6 +236,10 @@ def test_a_temperature_outside_its_bounds_is_refused() -> None:
         ModelConfig(min_temperature=0.3)
 
 
+_RISING = torch.arange(NUM_PINS) / (NUM_PINS * (NUM_PINS - 1) / 2)
+SHARES = PinShares(trained=_RISING, served=_RISING.flip(0))
+
+
 def examples(seed: int = 3) -> ExampleBatch:
     target = torch.randint(0, NUM_PINS, (B,), generator=torch.Generator().manual_seed(seed))
     return ExampleBatch(query=random_queries(B), target=target, weight=torch.ones(B))
@@ -231,7 +247,7 @@ def examples(seed: int = 3) -> ExampleBatch:
 
 def test_the_full_objective_is_the_full_softmax_of_the_towers() -> None:
     towers, batch, pins = random_towers(), examples(), random_pins()
-    objective = Objective(towers, LossConfig(), torch.full((NUM_PINS,), 1 / NUM_PINS))
+    objective = Objective(towers, LossConfig(), SHARES)
     inputs = towers.pin.inputs(pins)
     expected = full_softmax_loss(
         query_Bd=towers.query(batch.query, inputs),
@@ -246,11 +262,10 @@ def test_the_full_objective_is_the_full_softmax_of_the_towers() -> None:
 def test_the_sampled_objective_is_the_sampled_softmax_of_the_towers(correction: float) -> None:
     towers, batch, pins = random_towers(), examples(), random_pins()
     config = LossConfig(kind=LossKind.SAMPLED_SOFTMAX, correction=correction)
-    frequency = torch.arange(NUM_PINS) / (NUM_PINS * (NUM_PINS - 1) / 2)
-    rows = torch.cat([batch.target, torch.arange(0, NUM_PINS, 3)])
+    rows = torch.cat([batch.target, torch.arange(0, NUM_PINS, 3), torch.tensor([NUM_PINS - 1])])
     mentioned = mentioned_pins(batch.query, rows)
     few = PinBatch(rows=mentioned, features={name: value[mentioned] for name, value in pins.features.items()})
-    found = Objective(towers, config, frequency)(batch, few, Pool(rows=rows, num_in_batch=B))
+    found = Objective(towers, config, SHARES)(batch, few, Pool(rows=rows, num_in_batch=B, num_served=1))
     inputs = towers.pin.inputs(pins)
     embedding = towers.pin(inputs)
     expected = sampled_softmax_loss(
@@ -258,7 +273,12 @@ def test_the_sampled_objective_is_the_sampled_softmax_of_the_towers(correction: 
         positive_Bd=embedding[batch.target],
         pool_Pd=embedding[rows],
         log_count_P=log_expected_count(
-            rows_P=rows, frequency_N=frequency, num_in_batch=B, num_uniform=len(rows) - B, correction=correction
+            rows_P=rows,
+            shares=SHARES,
+            num_in_batch=B,
+            num_uniform=len(rows) - B - 1,
+            num_served=1,
+            correction=correction,
         ),
         drop_BP=batch.target[:, None] == rows[None, :],
         temperature=towers.temperature,

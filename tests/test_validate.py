@@ -2,62 +2,21 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from contract_tables import NOON, broken, events, pins, users, validated
 
 from convcg import schema
-from convcg.data.validate import validate_tables
 from convcg.data.violation import REMEDIES, Rule
 from convcg.errors import DataError
-
-NOON = 1_736_164_800  # 2025-01-06T12:00:00Z
-
-
-def events(**columns):
-    base = {
-        "timestamp": pa.array([NOON, NOON + 60, NOON + 120]),
-        "user_id": ["u1", "u2", "u1"],
-        "pin_id": ["p1", "p2", "p3"],
-        "action": ["impression", "click", "checkout"],
-    }
-    return pa.table({name: values for name, values in (base | columns).items() if values is not None})
-
-
-def pins(**columns):
-    return pa.table({"pin_id": ["p1", "p2", "p3"]} | columns)
-
-
-def users(**columns):
-    return pa.table({"user_id": ["u1", "u2"]} | columns)
 
 
 @pytest.fixture
 def check(tmp_path):
-    """Writes tables (lists of tables become directories of files) and validates them."""
-
-    def run(*, features=None, **tables):
-        uris = {}
-        for name, table in ({"events": events(), "pins": pins(), "users": users()} | tables).items():
-            if isinstance(table, list):
-                (tmp_path / name).mkdir()
-                for number, part in enumerate(table):
-                    pq.write_table(part, tmp_path / name / f"part-{number}.parquet")
-                uris[name] = str(tmp_path / name)
-            elif isinstance(table, pa.Table):
-                uris[name] = str(tmp_path / f"{name}.parquet")
-                pq.write_table(table, uris[name])
-            else:
-                uris[name] = table
-        return validate_tables(**uris, features=features)
-
-    return run
-
-
-def broken(report):
-    return {(each.table, each.column, each.rule): each.rows for each in report.violations}
+    return partial(validated, tmp_path)
 
 
 def test_valid_tables_have_no_violations_and_the_notes_say_what_falls_away(check):
@@ -215,30 +174,6 @@ def test_pins_are_not_called_unknown_where_the_pins_table_is_broken(check):
 def test_a_column_missing_in_some_files_is_counted(check):
     report = check(events=[events(), events(query=["a", "b", "c"])])
     assert "events.query is absent in 1 of 2 files: search has no query as context" in report.notes
-
-
-def test_files_that_cannot_be_read(check, tmp_path):
-    directory = tmp_path / "mixed"
-    directory.mkdir()
-    pq.write_table(events(), directory / "a.parquet")
-    (directory / "b.parquet").write_bytes(b"PAR1 not really PAR1")
-    cut = (directory / "a.parquet").read_bytes()
-    (directory / "c.parquet").write_bytes(cut[: len(cut) // 2])
-    report = check(events=str(directory), pins=str(tmp_path / "nowhere"))
-    assert {(Path(v.file).name, v.rule) for v in report.violations} == {
-        ("b.parquet", Rule.UNREADABLE),
-        ("c.parquet", Rule.UNREADABLE),
-        ("nowhere", Rule.NO_FILES),
-    }
-
-
-def test_damage_inside_a_file_is_reported(check, tmp_path):
-    path = tmp_path / "damaged.parquet"
-    pq.write_table(events(query=["x" * 4000] * 3), path, compression="zstd", use_dictionary=False)
-    content = bytearray(path.read_bytes())
-    content[4:200] = bytes(196)
-    path.write_bytes(content)
-    assert [v.rule for v in check(events=str(path)).violations] == [Rule.UNREADABLE]
 
 
 def test_nothing_to_read(check, tmp_path):

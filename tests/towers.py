@@ -65,6 +65,9 @@ def random_queries(count: int, *, longest: int = 6, seed: int = 2, num_pins: int
     subject = torch.randint(0, num_pins, (count,), generator=generator)
     subject[torch.arange(count) % 2 == 0] = PADDING
 
+    dwell = torch.rand(count, longest, generator=generator) * 100
+    dwell[:, ::2] = float("nan")
+
     def codes(low: int, high: int) -> Tensor:
         return torch.randint(low, high, (count, longest), generator=generator).masked_fill(absent, PADDING)
 
@@ -76,6 +79,7 @@ def random_queries(count: int, *, longest: int = 6, seed: int = 2, num_pins: int
         history_action=codes(1, 5),
         history_surface=codes(-1, 3),
         history_age=(torch.rand(count, longest, generator=generator) * 1e6).masked_fill(absent, PADDING),
+        history_dwell=dwell.masked_fill(absent, PADDING),
         features=random_features(count, seed),
     )
 
@@ -84,7 +88,7 @@ def rows_of(queries: QueryBatch, rows: Tensor, *, width: int | None = None) -> Q
     """Some rows of a batch; `width` cuts their histories, or pads them further."""
     taken = {name: getattr(queries, name)[rows] for name in vars(queries) if name != "features"}
     if width is not None:
-        for name in ("history_pin", "history_action", "history_surface", "history_age"):
+        for name in ("history_pin", "history_action", "history_surface", "history_age", "history_dwell"):
             missing = width - taken[name].shape[1]
             taken[name] = torch.nn.functional.pad(taken[name], (0, missing), value=PADDING)
     return replace(queries, **taken, features={name: value[rows] for name, value in queries.features.items()})

@@ -14,9 +14,9 @@ from convcg.data.encode import PinEncoder
 from convcg.data.tables import RowTable
 from convcg.errors import TrainingError
 from convcg.features import FeatureShape, FeatureShapes, Kind
-from convcg.model.loss import LossConfig, LossKind
+from convcg.model.loss import LossConfig, LossKind, PinShares
 from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower
-from convcg.train import Task, TrainConfig, train
+from convcg.train import TrainConfig, Trained, train
 
 NUM_GROUPS, NUM_SURFACES, PINS_PER_GROUP = 4, 3, 3
 _FIRST_TARGET = NUM_GROUPS * PINS_PER_GROUP
@@ -38,7 +38,7 @@ CALM = MODEL.model_copy(
         "pin_tower": TowerConfig(hidden=(32,), dropout=0.0),
     }
 )
-LOSSES = {kind: LossConfig(kind=kind, num_uniform_negatives=64) for kind in LossKind}
+LOSSES = {kind: LossConfig(kind=kind, num_uniform_negatives=48, num_served_negatives=16) for kind in LossKind}
 
 
 def planted(seed: int, *, count: int = BATCH, shuffled: bool = False) -> ExampleBatch:
@@ -61,6 +61,7 @@ def planted(seed: int, *, count: int = BATCH, shuffled: bool = False) -> Example
         history_action=torch.randint(1, 5, (count, 3), generator=generator),
         history_surface=torch.randint(-1, NUM_SURFACES, (count, 3), generator=generator),
         history_age=torch.rand(count, 3, generator=generator) * 1e5,
+        history_dwell=torch.where(within == 0, float("nan"), torch.rand(count, 3, generator=generator) * 100),
         features={"taste": torch.randn(count, 2, generator=generator)},
     )
     return ExampleBatch(query=query, target=target, weight=torch.rand(count, generator=generator) + 0.1)
@@ -78,12 +79,12 @@ def fresh_towers(model: ModelConfig = MODEL, seed: int = 0) -> TwoTower:
 def task(
     batches: Callable[[int], Iterator[ExampleBatch]] | None = None,
     validate: Callable[[TwoTower], float] | None = None,
-) -> Task:
+) -> Trained:
     """The planted data, in other batches each epoch."""
-    frequency = torch.zeros(NUM_PINS)
-    frequency[_FIRST_TARGET:] = 1 / NUM_GROUPS
+    shares = PinShares(trained=torch.zeros(NUM_PINS), served=torch.ones(NUM_PINS) / NUM_PINS)
+    shares.trained[_FIRST_TARGET:] = 1 / NUM_GROUPS
     usual = lambda epoch: (planted(1000 * epoch + batch) for batch in range(NUM_BATCHES))  # noqa: E731
-    return Task(pins=catalogue(), frequency=frequency, batches=batches or usual, validate=validate)
+    return Trained(pins=catalogue(), shares=shares, batches=batches or usual, validate=validate)
 
 
 def recall_at_1(towers: TwoTower, batch: ExampleBatch) -> float:

@@ -1,7 +1,9 @@
 """Vectors of pins from who engaged with them: pins that the same people act on lie close together.
 
 The spectral form: the leading right singular vectors of the person x pin matrix, normalised on both sides by the root
-of its degrees. From the events of the training time alone.
+of its degrees, each scaled by the root of its singular value, and each pin's by the root of its degree: what everybody
+acts on says little about a person, so its vector is short (measured in LOG.md). From the events of the training time
+alone.
 """
 
 from collections.abc import Iterable
@@ -12,9 +14,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
+#: Shorter vectors are rounding errors of zero.
+_NO_LENGTH = 1e-9
+
 
 def spectral_vectors(interactions: Iterable[pa.Table], *, num_pins: int, dim: int, seed: int) -> NDArray[np.float32]:
-    """[num_pins, dim] float32 unit vectors; zeros for a pin that nobody acted on.
+    """[num_pins, dim] float32 vectors of mean length 1; zeros for a pin that nobody acted on.
 
     `interactions` are tables with the columns user (int32, distinct people within a table, and other people in another)
     and pin (int32 rows). Every action counts once a person and pin. Fewer people or pins than `dim` span fewer
@@ -27,11 +32,12 @@ def spectral_vectors(interactions: Iterable[pa.Table], *, num_pins: int, dim: in
         return np.zeros((num_pins, dim), np.float32)
     normalised = sp.diags(_root_inverse(acted.sum(1))) @ acted @ sp.diags(_root_inverse(acted.sum(0)))
     start = np.random.default_rng(seed).standard_normal(min(acted.shape))
-    _, _, components = svds(normalised.astype(np.float64), k=num_directions, v0=start)
-    length = np.linalg.norm(components.T, axis=1, keepdims=True)
-    unit = np.divide(components.T, length, out=np.zeros_like(components.T), where=length > 1e-9)
+    _, values, components = svds(normalised.astype(np.float64), k=num_directions, v0=start)
+    scaled = components.T * np.sqrt(values) * _root_inverse(acted.sum(0))[:, None]
+    length = np.linalg.norm(scaled, axis=1)
+    there = length > _NO_LENGTH
     vectors_Nd = np.zeros((num_pins, dim), np.float32)
-    vectors_Nd[:, :num_directions] = unit
+    vectors_Nd[there, :num_directions] = scaled[there] / length[there].mean()
     return vectors_Nd
 
 

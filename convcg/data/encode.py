@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
-from convcg.data.feature_encoders import PREFIX, as_array, padded_lists
+from convcg.data.day_counts import DayCounts
+from convcg.data.feature_encoders import PREFIX, as_array, log_count, padded_lists
+from convcg.data.split import DAY
 from convcg.data.tables import RowTable, single_chunk
 from convcg.features import MAX_BAG_LENGTH, FeatureShape, Kind
 
@@ -31,6 +33,7 @@ QUERY_SCHEMA = pa.schema(
         ("history_action", pa.list_(pa.int8())),
         ("history_surface", pa.list_(pa.int8())),
         ("history_age", pa.list_(pa.float32())),
+        ("history_dwell", pa.list_(pa.float32())),
     ]
 )
 
@@ -46,27 +49,36 @@ def encode_queries(queries: pa.Table, features: Sequence[FeatureShape]) -> Query
         history_action=torch.from_numpy(padded_lists(column["history_action"])),
         history_surface=torch.from_numpy(padded_lists(column["history_surface"])),
         history_age=torch.from_numpy(padded_lists(column["history_age"], dtype=np.float32)),
+        history_dwell=torch.from_numpy(padded_lists(column["history_dwell"], dtype=np.float32)),
         features={shape.name: torch.from_numpy(as_array(column[PREFIX + shape.name], shape)) for shape in features},
     )
 
 
 def encode_examples(examples: pa.Table, features: Sequence[FeatureShape]) -> ExampleBatch:
-    """Training examples: the columns of a query, and target (int32 pin row) and weight (float32)."""
+    """Training examples: the columns of a query, target (int32 pin row), weight (float32) and, where pins have counts,
+    time (int64 microseconds since the epoch).
+    """
+    timed = "time" in examples.column_names
     return ExampleBatch(
         query=encode_queries(examples.drop_columns(["target", "weight"]), features),
         target=_tensor(single_chunk(examples["target"])),
         weight=torch.from_numpy(np.array(single_chunk(examples["weight"]), dtype=np.float32)),
+        day=_tensor(single_chunk(examples["time"])) // DAY if timed else None,
     )
 
 
 class PinEncoder:
-    """Pins as tensors. The arrays are prepared once; `batch` only gathers rows."""
+    """Pins as tensors. The arrays are prepared once; `batch` only gathers rows, and `counts` looks up days."""
 
-    def __init__(self, pins: RowTable, features: Sequence[FeatureShape]) -> None:
+    def __init__(self, pins: RowTable, features: Sequence[FeatureShape], pin_days: DayCounts | None = None) -> None:
+        """`pin_days` is what the features of kind `count` count; without such features it is not needed."""
         self.num_pins = len(pins)
         self._features: dict[str, Tensor] = {}
+        self._counted = [shape for shape in features if shape.kind is Kind.COUNT]
+        self._pin_days = pin_days if self._counted else None
+        assert pin_days is not None or not self._counted, "the pin table was built without day counts"
         for shape in features:
-            if shape.kind is Kind.ID:
+            if shape.kind in (Kind.ID, Kind.COUNT):
                 continue
             column = pins.column(PREFIX + shape.name)
             assert column is not None, f"the pin table was built without the feature {shape.name!r}"
@@ -79,6 +91,26 @@ class PinEncoder:
     def all(self) -> PinBatch:
         """The whole catalogue, in row order."""
         return PinBatch(rows=torch.arange(self.num_pins), features=self._features)
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether a feature is a count."""
+        return bool(self._counted)
+
+    def counts(self, rows: Tensor, days: Tensor | int) -> Tensor | None:
+        """[P, C] float32: what was counted of the pins at `rows` ([P] int64) before `days` (UTC day numbers, [P] int64
+        or one for all), as log(1 + count); None where no feature is a count.
+        """
+        if self._pin_days is None:
+            return None
+        key = rows.numpy()
+        day = np.broadcast_to(np.asarray(days, np.int64), key.shape)
+        counted = [log_count(self._pin_days.feature(shape, key, day)) for shape in self._counted]
+        return torch.from_numpy(np.stack(counted, axis=1))
+
+    def all_counts(self, day: int) -> Tensor | None:
+        """[N, C] float32: `counts` of the whole catalogue as of one day."""
+        return self.counts(torch.arange(self.num_pins), day)
 
 
 def _tensor(column: pa.Array) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from convcg.errors import DataError
 from convcg.features import MAX_BAG_LENGTH, UNKNOWN_CODE, Feature, FeatureShape, FeatureShapes, Kind
@@ -31,15 +32,20 @@ class FeatureEncoder:
     @property
     def shape(self) -> FeatureShape:
         """What the model must know."""
-        return FeatureShape(name=self.feature.name, kind=self.feature.kind, size=self.size)
+        feature = self.feature
+        return FeatureShape(
+            name=feature.name, kind=feature.kind, size=self.size, action=feature.action, days=feature.days
+        )
 
     def encode(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """Codes (int32; lists of them for a bag), standardised numbers (float32), vectors (fixed_size_list<float32>).
+        """Codes (int32; lists of them for a bag), standardised numbers (float32), vectors (fixed_size_list<float32>),
+        log(1 + count) (float32).
 
-        Missing numbers and vectors are null; missing bags are empty.
+        Missing numbers and vectors are null; missing bags are empty, missing counts 0.
 
         Raises:
-            DataError: the column's type does not fit the feature's kind, or a vector has another length.
+            DataError: the column's type does not fit the feature's kind, a vector has another length, or a count is
+                negative.
         """
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         try:
@@ -63,7 +69,16 @@ class FeatureEncoder:
                 return pc.divide(pc.subtract(number, self.mean), self.deviation).cast(pa.float32())
             case Kind.VECTOR:
                 return array.cast(pa.list_(pa.float32(), self.size))
+            case Kind.COUNT:
+                return pa.array(log_count(self._count(array)))
         raise AssertionError(f"{self.feature.kind} has no column to encode")
+
+    def _count(self, array: pa.Array) -> NDArray[np.int64]:
+        """Whole numbers; 0 where it is missing, as of a person of whom nothing is known."""
+        count: NDArray[np.int64] = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        if (count < 0).any():
+            raise DataError(f"feature {self.feature.name!r} is a count and cannot be {count.min()}; give 0 or more.")
+        return count
 
     def _codes(self, strings: pa.Array) -> pa.Array:
         known = pc.index_in(strings, value_set=pa.array(self.values, pa.string()))
@@ -132,6 +147,9 @@ def fit_encoders(table: pa.Table, features: Sequence[Feature]) -> tuple[FeatureE
         if feature.kind is Kind.ID:
             encoders.append(FeatureEncoder(feature=feature, size=table.num_rows))
             continue
+        if feature.kind is Kind.COUNT:  # no column, and nothing to learn
+            encoders.append(FeatureEncoder(feature=feature, size=2))
+            continue
         if feature.name not in table.column_names:
             raise DataError(
                 f"the features name the column {feature.name!r}, which the table lacks; it has "
@@ -172,6 +190,11 @@ def _fit_values(feature: Feature, strings: pa.ChunkedArray) -> FeatureEncoder:
     return FeatureEncoder(feature=feature, size=len(values) + 1, values=tuple(values.to_pylist()))
 
 
+def log_count(count: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Counts as the model reads them, of pins and people, in training and serving: log(1 + count)."""
+    return np.log1p(count).astype(np.float32)
+
+
 def _strings(column: Any) -> Any:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -192,7 +215,7 @@ def as_array(column: pa.Array, shape: FeatureShape) -> np.ndarray[Any, Any]:
             return np.array(column, dtype=np.int64)
         case Kind.BAG:
             return padded_lists(column, MAX_BAG_LENGTH)
-        case Kind.NUMBER:
+        case Kind.NUMBER | Kind.COUNT:
             missing = np.asarray(column.is_null())
             value = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
             return np.stack([value, missing.astype(np.float32)], axis=1)

@@ -93,7 +93,7 @@ def build_pin_table(pins: pa.Table, encoders: Sequence[FeatureEncoder]) -> pa.Ta
     encoded = {
         PREFIX + encoder.feature.name: encoder.encode(pins[encoder.feature.name])
         for encoder in encoders
-        if encoder.feature.kind is not Kind.ID
+        if encoder.feature.kind not in (Kind.ID, Kind.COUNT)
     }
     vectors = [encoder.feature.name for encoder in encoders if encoder.feature.kind is Kind.VECTOR]
     table = pins.select(["pin_id", *(name for name in pins.column_names if name not in ("pin_id", *vectors))])

@@ -1,5 +1,6 @@
 """The validator: reads the tables that users bring once, in bounded memory, and reports every broken rule together."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,35 +13,48 @@ import pyarrow.parquet as pq
 from convcg import schema
 from convcg.data.canonical import accepts, cast
 from convcg.data.value_rules import (
-    broken_values,
+    PIN_COLUMNS,
+    broken_rows,
+    count_broken,
     is_vector,
-    reported_before,
+    unknown_pins,
     vectors_not_finite,
     vectors_of_other_length,
 )
-from convcg.data.violation import Findings, Rule, ValidationReport
+from convcg.data.violation import Findings, Rule, ValidationReport, Violation
 from convcg.errors import StorageError
 from convcg.storage import Location, list_files, locate
 
 _BATCH_ROWS = 1 << 16
+#: Looking ids up among all pins builds a hash table of the pins for each batch: large batches need few of them.
+_LOOKUP_ROWS = 1 << 20
 
 
 def validate_tables(
-    *, events: str, pins: str | None, users: str | None, features: Mapping[str, Sequence[str]] | None = None
+    *,
+    events: str,
+    pins: str | None,
+    users: str | None,
+    features: Mapping[str, Sequence[str]] | None = None,
+    max_broken_share: float = 0.0,
 ) -> ValidationReport:
     """Check the tables against the contract of `convcg.schema`; broken data is reported, never raised.
 
     Each table is a Parquet file or a directory of Parquet files, local or `s3://`, `gs://`. `features` names, by table,
     the further columns that a recipe reads: they must be there, and the lists of floats among them must be finite
-    vectors of one length. Without `features` every further list of floats is checked so.
+    vectors of one length. Without `features` every further list of floats of pins and users is checked so.
+
+    Events with a broken value are tolerated where they are at most `max_broken_share` of all events: they are then no
+    violations, but counted and noted, and `convcg.data.quarantine` finds the same rows again. A column that is missing
+    or has a wrong type, a file that cannot be read, and whatever is broken in pins and users is never tolerated.
     """
-    findings = Findings()
+    findings, now = Findings(), time.time()
 
     def scanned(
         table: schema.Table, uri: str, key: str | None = None, references: Mapping[str, pa.Array | None] | None = None
     ) -> _Scan:
         further = None if features is None else tuple(features.get(table.name, ()))
-        scan = _Scan(table, uri, further, findings, key=key, references=references or {})
+        scan = _Scan(table, uri, further, findings, now, key=key, references=references or {})
         scan.run()
         return scan
 
@@ -57,8 +71,29 @@ def validate_tables(
         notes.append("there is no pins table: pins are known by their id alone")
     if of_users is None:
         notes.append("there is no users table: users are known by their id alone")
-    rows = {scan.table.name: scan.rows for scan in scans}
-    return ValidationReport(violations=findings.all(), rows=rows, notes=tuple(notes))
+    in_events = tuple(each for each in findings.all() if each.table == schema.EVENTS.name)
+    all_read = all(each.rows for each in in_events)  # a file or a column at fault hides what else is broken
+    few = of_events.broken / max(of_events.rows, 1) <= max_broken_share
+    tolerated = in_events if all_read and few else ()
+    if tolerated:
+        notes.append(_set_aside(of_events, tolerated))
+    return ValidationReport(
+        violations=tuple(each for each in findings.all() if each not in tolerated),
+        rows={scan.table.name: scan.rows for scan in scans},
+        notes=tuple(notes),
+        broken_rows=of_events.broken,
+        tolerated=tolerated,
+        max_broken_share=max_broken_share,
+        checked_at=now,
+    )
+
+
+def _set_aside(events: "_Scan", tolerated: Sequence[Violation]) -> str:
+    rows: Counter[str] = Counter()
+    for violation in tolerated:
+        rows[f"{violation.column}: {violation.rule}"] += violation.rows
+    broken = ", ".join(f"{what} ({count:,})" for what, count in rows.items())
+    return f"{events.broken:,} of {events.rows:,} events are broken and will be set aside in quarantine: {broken}"
 
 
 @dataclass(slots=True)
@@ -72,18 +107,21 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Scan:
-    """One pass over the files of one table.
+    """One pass over the files of one table; a second one over files that name unknown pins.
 
-    `key` is the column whose ids must be unique. `references` maps a column to the ids it may hold, None where unknown.
+    `now` is where the future begins, in seconds since the epoch. `key` is the column whose ids must be unique.
+    `references` maps a column to the ids it may hold, None where unknown. `broken` counts rows of events.
     """
 
     table: schema.Table
     uri: str
     features: tuple[str, ...] | None
     findings: Findings
+    now: float
     key: str | None = None
     references: Mapping[str, pa.Array | None] = field(default_factory=dict)
     rows: int = 0
+    broken: int = 0
     files: int = 0
     _absent: Counter[str] = field(default_factory=Counter)
     _key_tallies: list[_Tally] = field(default_factory=list)
@@ -96,7 +134,7 @@ class _Scan:
         try:
             files = list_files(locate(self.uri))
         except StorageError as error:
-            self.findings.add(self.table.name, self.uri, None, Rule.NO_FILES, sample=str(error))
+            self.findings.add(self.table.name, self.uri, None, Rule.NO_FILES, sample=error)
             self._keys_are_complete = False
             return
         if not files:
@@ -132,25 +170,28 @@ class _Scan:
         file = location.uri
         try:
             with location.filesystem.open_input_file(location.path) as source:
-                reader = pq.ParquetFile(source)
-                columns, vectors = self._check_schema(file, reader.schema_arrow)
+                reader = pq.ParquetFile(source, page_checksum_verification=True)
+                columns, further = self._check_schema(file, reader.schema_arrow)
                 self.files += 1
                 self.rows += reader.metadata.num_rows
                 tallies: dict[str, list[_Tally]] = {}
-                for batch in reader.iter_batches(_BATCH_ROWS, columns=[*columns, *vectors]):
-                    self._check_batch(file, batch, columns, vectors, tallies)
-        except (OSError, pa.ArrowException) as error:
-            self.findings.add(self.table.name, file, None, Rule.UNREADABLE, sample=str(error))
+                broken = 0
+                for batch in reader.iter_batches(_BATCH_ROWS, columns=[*columns, *further]):
+                    # Damage may decode: text that is not UTF-8 would otherwise end in an error far from here.
+                    batch.validate(full=True)
+                    broken += self._check_batch(file, batch, columns, tallies)
+                strangers = [self._check_reference(name, tallies[name]) for name in tallies if name != self.key]
+                if any(strangers):
+                    broken = self._count_with_strangers(reader, columns)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged column name
+            self.findings.add(self.table.name, file, None, Rule.UNREADABLE, sample=error)
             return False
-        for name, of_file in tallies.items():
-            if name == self.key:
-                self._key_tallies += of_file
-            else:
-                self._check_reference(name, of_file)
+        self.broken += broken
+        self._key_tallies += tallies.get(self.key or "", [])
         return True
 
     def _check_schema(self, file: str, found: pa.Schema) -> tuple[list[str], list[str]]:
-        """Record missing and mistyped columns; return the contract's columns to read, and the vectors."""
+        """Record missing and mistyped columns; return the contract's columns to read, and the further ones."""
         present = Counter(found.names)
         columns = []
         for column in self.table.columns:
@@ -168,36 +209,39 @@ class _Scan:
                 columns.append(column.name)
         if self.key and self.key not in columns:
             self._keys_are_complete = False
-        further = [name for name in present if name not in self.table.by_name]
         for name in self.features or ():
             if not present[name]:
                 remedy = "add the column, or take the feature out of the recipe"
                 self.findings.add(self.table.name, file, name, Rule.MISSING_COLUMN, remedy=remedy)
-        wanted = further if self.features is None else [name for name in further if name in self.features]
-        return columns, [name for name in wanted if present[name] == 1 and is_vector(found.field(name).type)]
+        if self.table is schema.EVENTS:
+            return columns, []  # features describe pins and users
+        further = [name for name in present if name not in self.table.by_name and present[name] == 1]
+        return columns, further if self.features is None else [name for name in further if name in self.features]
 
     def _check_batch(
-        self,
-        file: str,
-        batch: pa.RecordBatch,
-        columns: Sequence[str],
-        vectors: Sequence[str],
-        tallies: dict[str, list[_Tally]],
-    ) -> None:
+        self, file: str, batch: pa.RecordBatch, columns: Sequence[str], tallies: dict[str, list[_Tally]]
+    ) -> int:
+        """Record what is broken in one batch; return how many rows are, unknown pins left out."""
+        found = [*broken_rows(batch, self.table, now=self.now)]
+        for name, rule, bad in found:
+            self._record(file, name, batch.column(name), rule, bad)
         for name in columns:
-            column, values = self.table.by_name[name], batch.column(name)
-            for rule, bad in broken_values(column, values):
-                self._record(file, name, values, rule, bad)
             if name == self.key or self.references.get(name) is not None:
-                counted = cast(values, column).drop_null().value_counts()
+                counted = cast(batch.column(name), self.table.by_name[name]).drop_null().value_counts()
                 tally = _Tally(file, counted.field("values"), counted.field("counts").to_numpy())
                 tallies.setdefault(name, []).append(tally)
-        if "reported_at" in columns and "timestamp" in columns:
-            reported_at = batch.column("reported_at")
-            early = reported_before(reported_at, batch.column("timestamp"))
-            self._record(file, "reported_at", reported_at, *early)
-        for name in vectors:
-            self._check_vectors(file, name, batch.column(name))
+        for name in batch.schema.names:
+            if name not in columns and is_vector(batch.column(name).type):
+                self._check_vectors(file, name, batch.column(name))
+        return count_broken(found, batch.num_rows)
+
+    def _count_with_strangers(self, reader: pq.ParquetFile, columns: Sequence[str]) -> int:
+        """How many rows of a file are broken, those that name an unknown pin among them."""
+        pin_ids, broken = self.references[PIN_COLUMNS[0]], 0
+        for batch in reader.iter_batches(_LOOKUP_ROWS, columns=columns):
+            found = [*broken_rows(batch, self.table, now=self.now), *unknown_pins(batch, pin_ids)]
+            broken += count_broken(found, batch.num_rows)
+        return broken
 
     def _check_vectors(self, file: str, name: str, vectors: pa.Array) -> None:
         vectors = vectors.drop_null()
@@ -215,15 +259,18 @@ class _Scan:
             sample = values[pc.index(bad, True).as_py()].as_py()
             self.findings.add(self.table.name, file, column, rule, rows=rows, sample=sample, remedy=remedy)
 
-    def _check_reference(self, column: str, tallies: list[_Tally]) -> None:
+    def _check_reference(self, column: str, tallies: list[_Tally]) -> bool:
+        """Whether a file names ids that it may not name; those of users are only counted."""
         ids = pa.chunked_array([tally.ids for tally in tallies], pa.string())
         unknown = pc.invert(pc.is_in(ids, value_set=self.references[column])).to_numpy()
         rows = int(np.concatenate([tally.counts for tally in tallies])[unknown].sum())
-        if rows and column == "user_id":
+        if column not in PIN_COLUMNS:
             self._strangers += rows
-        elif rows:
+            return False
+        if rows:
             sample = ids[int(unknown.argmax())].as_py()
             self.findings.add(self.table.name, tallies[0].file, column, Rule.UNKNOWN_PIN, rows=rows, sample=sample)
+        return rows > 0
 
     def _check_key(self) -> None:
         """Record, for each file, the rows whose id an earlier row of the table has."""

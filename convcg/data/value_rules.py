@@ -1,11 +1,11 @@
-"""The contract's rules about single values, as masks over one batch of one column: true marks a broken row."""
+"""The contract's rules about single values and rows, as masks: true marks a broken row."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from convcg import schema
 from convcg.data.canonical import Kind, cast, is_list, kind_of
@@ -17,17 +17,56 @@ _DAY = 86_400.0
 _UNITS_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _NEVER_NEGATIVE = ("price", "dwell_seconds")
 
-Broken = tuple[Rule, pa.BooleanArray]
+#: The columns of the events that name pins.
+PIN_COLUMNS = ("pin_id", "subject_pin_id")
+
+Broken = tuple[Rule, pa.BooleanArray | pa.ChunkedArray]
+BrokenColumn = tuple[str, Rule, pa.BooleanArray | pa.ChunkedArray]
 
 
-def broken_values(column: schema.Column, values: pa.Array) -> Iterator[Broken]:
-    """Each rule that applies to a column of the contract, with its mask; `values` have an accepted type."""
+def broken_rows(rows: pa.RecordBatch | pa.Table, table: schema.Table, *, now: float) -> Iterator[BrokenColumn]:
+    """Each column of the contract and rule that applies to its values, with its mask, in the order of the contract.
+
+    The columns have accepted types; further ones are left alone. `now` (seconds since the epoch) says where the future
+    begins: one moment for all batches, so that a row that is broken once is broken always.
+    """
+    present = [column for column in table.columns if column.name in rows.schema.names]
+    for column in present:
+        for rule, bad in _broken_values(column, rows.column(column.name), now):
+            yield column.name, rule, bad
+    if {"reported_at", "timestamp"} <= {column.name for column in present}:
+        early = pc.less(_epoch_seconds(rows.column("reported_at")), _epoch_seconds(rows.column("timestamp")))
+        yield "reported_at", Rule.REPORTED_BEFORE, early
+
+
+def unknown_pins(rows: pa.RecordBatch | pa.Table, pin_ids: pa.Array) -> Iterator[BrokenColumn]:
+    """Each column of the events that names pins, with the mask of those that are not among `pin_ids` (strings)."""
+    for name in PIN_COLUMNS:
+        if name in rows.schema.names:
+            ids = cast(rows.column(name), schema.EVENTS.by_name[name])
+            yield name, Rule.UNKNOWN_PIN, pc.and_(pc.invert(pc.is_in(ids, value_set=pin_ids)), ids.is_valid())
+
+
+def as_mask(bad: pa.BooleanArray | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """A mask of this module for NumPy: a rule that cannot be decided for a null is not broken by it."""
+    return np.asarray(pc.fill_null(bad, False), dtype=bool)
+
+
+def count_broken(found: Iterable[BrokenColumn], num_rows: int) -> int:
+    """How many of `num_rows` rows break at least one of the rules: a row that breaks several counts once."""
+    broken = np.zeros(num_rows, dtype=bool)
+    for _, _, bad in found:
+        broken |= as_mask(bad)
+    return int(broken.sum())
+
+
+def _broken_values(column: schema.Column, values: pa.Array | pa.ChunkedArray, now: float) -> Iterator[Broken]:
     kind = kind_of(column)
     if "or null" not in column.accepts:
         yield Rule.NULL, values.is_null()
     if kind is Kind.TIME:
         seconds = _epoch_seconds(values)
-        too_late = pc.greater(seconds, time.time() + _DAY)
+        too_late = pc.greater(seconds, now + _DAY)
         yield Rule.TIME_OUT_OF_RANGE, pc.or_(pc.less(seconds, _EARLIEST), too_late)
         return
     values = cast(values, column)
@@ -43,11 +82,6 @@ def broken_values(column: schema.Column, values: pa.Array) -> Iterator[Broken]:
         yield Rule.UNKNOWN_SURFACE, pc.and_(_not_among(values, SURFACES), values.is_valid())
     elif column.name == "surfaces":
         yield Rule.UNKNOWN_SURFACE, _rows_with(values, _not_among(pc.list_flatten(values), SURFACES))
-
-
-def reported_before(reported_at: pa.Array, timestamp: pa.Array) -> Broken:
-    """The rows that are reported before they happen; both columns have types that a time column accepts."""
-    return Rule.REPORTED_BEFORE, pc.less(_epoch_seconds(reported_at), _epoch_seconds(timestamp))
 
 
 def is_vector(found: pa.DataType) -> bool:
@@ -66,7 +100,7 @@ def vectors_of_other_length(vectors: pa.Array, length: int) -> Broken:
     return Rule.UNEQUAL_VECTORS, pc.not_equal(pc.list_value_length(vectors), length)
 
 
-def _epoch_seconds(values: pa.Array) -> pa.Array:
+def _epoch_seconds(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     # In float64, because milliseconds taken for seconds would overflow a cast to microseconds.
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -75,7 +109,7 @@ def _epoch_seconds(values: pa.Array) -> pa.Array:
     return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), _UNITS_PER_SECOND[values.type.unit])
 
 
-def _not_among(values: pa.Array, allowed: Sequence[str]) -> pa.BooleanArray:
+def _not_among(values: pa.Array | pa.ChunkedArray, allowed: Sequence[str]) -> pa.BooleanArray | pa.ChunkedArray:
     return pc.invert(pc.is_in(values, value_set=pa.array(allowed, pa.string())))
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from convcg.errors import DataError
+from convcg.schema import EVENTS
 from convcg.types import ACTIONS, SURFACES
 
-_SAMPLE_CHARACTERS = 80
+_SAMPLE_CHARACTERS = 160
 
 
 class Rule(StrEnum):
@@ -34,7 +35,7 @@ class Rule(StrEnum):
 
 REMEDIES = {
     Rule.NO_FILES: "give a Parquet file, or a directory of Parquet files",
-    Rule.UNREADABLE: "write the file again as Parquet, or move it out of the directory",
+    Rule.UNREADABLE: "copy the file again or write it again as Parquet, or move it out of the directory",
     Rule.EMPTY_TABLE: "give a table with rows, or leave an optional table out",
     Rule.MISSING_COLUMN: "add the column",
     Rule.REPEATED_COLUMN: "keep one column of this name",
@@ -60,7 +61,7 @@ class Violation:
     """One rule broken by one column of one file.
 
     `rows` counts the rows concerned; it is 0 where the file or the column as a whole is at fault.
-    `column` is None where it is the file. `sample` is one offending value, as text.
+    `column` is None where it is the file. `sample` is one offending value, as text; for a file, what reading it said.
     """
 
     table: str
@@ -75,38 +76,64 @@ class Violation:
         """The violation on one line, the remedy on the next."""
         what = f"{self.column}: {self.rule}" if self.column else str(self.rule)
         rows = f", {self.rows:,} row{'s' if self.rows != 1 else ''}" if self.rows else ""
-        sample = f", e.g. {self.sample}" if self.sample is not None else ""
+        if self.sample is None:
+            sample = ""
+        else:
+            sample = f", e.g. {self.sample}" if self.column else f": {self.sample}"
         return f"{self.table}: {self.file}: {what}{rows}{sample}\n    remedy: {self.remedy}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationReport:
-    """Everything that was found. `rows` has the row count of each table that was given."""
+    """Everything that was found. `rows` has the row count of each table that was given.
+
+    `broken_rows` counts the events that break a rule, each once. `tolerated` are the violations of these rows where
+    they are at most `max_broken_share` of the events: they are set aside and the others go on. `checked_at` (seconds
+    since the epoch) is where the future began.
+    """
 
     violations: tuple[Violation, ...]
     rows: Mapping[str, int]
     notes: tuple[str, ...]
+    broken_rows: int
+    tolerated: tuple[Violation, ...]
+    max_broken_share: float
+    checked_at: float
 
     def text(self) -> str:
         """The report for a person to read: row counts, violations with their remedies, notes."""
         lines = [f"{table}: {count:,} rows" for table, count in self.rows.items()]
         if self.violations:
             lines += ["", f"{len(self.violations)} violation{'s' if len(self.violations) != 1 else ''}:"]
-            lines += [f"  {violation.text()}" for violation in self.violations]
+            lines += [f"  {violation}" for violation in self._broken()]
         else:
             lines += ["", "no violations"]
+        if self.tolerated:
+            lines += ["", "tolerated:", *(f"  {violation.text()}" for violation in self.tolerated)]
         if self.notes:
             lines += ["", "notes:", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines)
 
     def raise_if_broken(self) -> None:
-        """Do nothing for tables that keep the contract.
+        """Do nothing for tables that keep the contract, or break it in no more rows than is tolerated.
 
         Raises:
             DataError: there are violations; the message lists them all.
         """
         if self.violations:
-            raise DataError("the tables break the contract:\n" + "\n".join(v.text() for v in self.violations))
+            raise DataError("the tables break the contract:\n" + "\n".join(self._broken()))
+
+    def _broken(self) -> list[str]:
+        lines = [violation.text() for violation in self.violations]
+        events = self.rows[EVENTS.name]
+        share = self.broken_rows / max(events, 1)
+        if share > self.max_broken_share:
+            lines.append(
+                f"{self.broken_rows:,} of {events:,} events are broken, a share of {share:.3g}; "
+                f"data.max_broken_share allows {self.max_broken_share:g}\n"
+                "    remedy: mend these rows, or raise data.max_broken_share to have them set aside and counted"
+            )
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +174,5 @@ class Findings:
 def _shown(sample: object) -> str | None:
     if sample is None:
         return None
-    text = str(sample) if not isinstance(sample, str) else repr(sample)
+    text = repr(sample) if isinstance(sample, str) else " ".join(str(sample).split())
     return text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 3] + "..."

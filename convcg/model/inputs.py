@@ -48,7 +48,7 @@ class FeatureInputs(nn.Module):
 
 
 def _layer(dim: int, shape: FeatureShape) -> nn.Module:
-    if shape.kind in (Kind.NUMBER, Kind.VECTOR):
+    if shape.kind in (Kind.NUMBER, Kind.VECTOR, Kind.COUNT):
         return nn.Linear(shape.size, dim)
     table = nn.Embedding(shape.size, dim)
     nn.init.normal_(table.weight, std=dim**-0.5)  # rows of length about one

@@ -7,6 +7,7 @@ by the log of its expected count in the pool; in the limit of a large pool this 
 Shape suffixes: B queries, N catalogue, P pool, d width.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
@@ -29,17 +30,25 @@ class LossConfig(Settings):
     kind: LossKind = LossKind.FULL_SOFTMAX
     #: Negatives drawn uniformly from the catalogue for each step, beside those in the batch.
     num_uniform_negatives: int = Field(default=4096, ge=0)
+    #: Negatives drawn for each step from what was served and not engaged, as often as it was served.
+    num_served_negatives: int = Field(default=0, ge=0)
     #: How much of the log expected count is taken off a negative's logit; 1 is the unbiased correction.
     correction: float = Field(default=1.0, ge=0, le=1)
 
 
-def full_softmax_loss(*, query_Bd: Tensor, pin_Nd: Tensor, target_B: Tensor, temperature: Tensor) -> Tensor:
+def full_softmax_loss(
+    *, query_Bd: Tensor, pin_Nd: Tensor, target_B: Tensor, temperature: Tensor, positive_Bd: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each query's target among the whole catalogue: [B] float32.
 
-    query_Bd, pin_Nd: unit vectors. target_B: [B] int64 rows of `pin_Nd`.
+    query_Bd, pin_Nd: unit vectors. target_B: [B] int64 rows of `pin_Nd`. positive_Bd: the targets' embeddings where
+    they are others than those in `pin_Nd` (as of another day), which they then replace.
     """
     # The temperature divides the [B, d] queries, not the [B, N] logits: a quarter of a step's time at N = 12,000.
     logits_BN = ((query_Bd / temperature) @ pin_Nd.T).float()
+    if positive_Bd is not None:
+        positive_B = (query_Bd * positive_Bd).sum(-1).float() / temperature
+        logits_BN = logits_BN.scatter_(1, target_B[:, None], positive_B[:, None])  # in place: the logits are large
     return torch.nn.functional.cross_entropy(logits_BN, target_B, reduction="none")
 
 
@@ -59,16 +68,28 @@ def sampled_softmax_loss(
     return torch.cat([positive_B[:, None], negative_BP], dim=1).logsumexp(1) - positive_B
 
 
-def log_expected_count(
-    *, rows_P: Tensor, frequency_N: Tensor, num_in_batch: int, num_uniform: int, correction: float = 1.0
-) -> Tensor:
-    """[P] float32: correction * log c_j, with c_j = (n_b - 1) f_j + n_u / N, the expected copies of pin j in a pool.
+@dataclass(frozen=True, kw_only=True)
+class PinShares:
+    """How the two streams of pins that a pool is filled from are spread over the catalogue; each sums to 1, or is zero.
 
-    rows_P: [P] int64 pool members. frequency_N: [N] float, each pin's share of the training stream as sampled, summing
-    to 1. `num_in_batch` is the global batch size n_b, one of whose rows is the query's own.
+    trained: [N] float32, the pins' shares of the training targets as they are sampled.  served: [N] float32, their
+    shares of the impressions that were not engaged.
     """
-    num_pins = len(frequency_N)
-    count_P = (num_in_batch - 1) * frequency_N[rows_P] + num_uniform / num_pins
+
+    trained: Tensor
+    served: Tensor
+
+
+def log_expected_count(
+    *, rows_P: Tensor, shares: PinShares, num_in_batch: int, num_uniform: int, num_served: int, correction: float = 1.0
+) -> Tensor:
+    """[P] float32: correction * log c_j, with c_j = (n_b - 1) f_j + n_u / N + n_s g_j, the expected copies of pin j.
+
+    rows_P: [P] int64 pool members. f and g are the two `shares`. `num_in_batch` is the global batch size n_b, one of
+    whose rows is the query's own; n_u members are drawn uniformly, n_s from g.
+    """
+    num_pins = len(shares.trained)
+    count_P = (num_in_batch - 1) * shares.trained[rows_P] + num_uniform / num_pins + num_served * shares.served[rows_P]
     return correction * count_P.float().clamp(min=torch.finfo(torch.float32).tiny).log()
 
 

@@ -16,13 +16,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from convcg.batch import PADDING, PinBatch, QueryBatch
-from convcg.features import FeatureShape, FeatureShapes
+from convcg.features import FeatureShape, FeatureShapes, Kind
 from convcg.model.inputs import FeatureInputs, bag_mean
 from convcg.setting import Settings
 from convcg.types import ACTIONS, SURFACES
 
 #: Ages are read in powers of two of a minute, up to about two years.
 _NUM_AGE_BUCKETS = 21
+#: Dwells are read in powers of two of a second, up to half an hour; 0 is an unknown one.
+_NUM_DWELL_BUCKETS = 12
 
 
 class PinStart(StrEnum):
@@ -86,7 +88,7 @@ class ResidualMLP(nn.Module):
 
 
 class HistoryPool(nn.Module):
-    """The weighted mean of the pins in a history; the weight of an action depends on its kind, surface and age."""
+    """The weighted mean of the pins in a history; an action's weight depends on its kind, surface, age and dwell."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class HistoryPool(nn.Module):
         self.action = nn.Parameter(torch.zeros(len(ACTIONS)))
         self.surface = nn.Parameter(torch.zeros(len(SURFACES) + 1))  # the last: unknown
         self.age = nn.Parameter(torch.zeros(_NUM_AGE_BUCKETS))
+        self.dwell = nn.Parameter(torch.zeros(_NUM_DWELL_BUCKETS))
         self.empty = nn.Parameter(torch.randn(dim) * dim**-0.5)
 
     def forward(self, query: QueryBatch, pin_inputs_Pd: Tensor, position_BL: Tensor) -> Tensor:
@@ -102,7 +105,12 @@ class HistoryPool(nn.Module):
         if self.training and self.dropout:
             present = present & (torch.rand(present.shape, device=present.device) >= self.dropout)
         bucket = torch.log2(query.history_age.clamp(min=0) / 60 + 1).long().clamp(max=_NUM_AGE_BUCKETS - 1)
-        logit = self.action[query.history_action] + self.surface[query.history_surface] + self.age[bucket]
+        lasted = (
+            torch.log2(query.history_dwell.nan_to_num(0).clamp(min=0) + 1).long().clamp(max=_NUM_DWELL_BUCKETS - 2) + 1
+        )
+        lasted = torch.where(query.history_dwell >= 0, lasted, 0)
+        logit = self.action[query.history_action] + self.surface[query.history_surface]
+        logit = logit + self.age[bucket] + self.dwell[lasted]
         weight_BL = logit.exp() * present
         history = F.embedding(position_BL.clamp(min=0), pin_inputs_Pd)
         pooled = torch.einsum("bl,bld->bd", weight_BL, history)
@@ -111,12 +119,18 @@ class HistoryPool(nn.Module):
 
 
 class PinTower(nn.Module):
-    """A pin's features become its input vector, and that its embedding."""
+    """A pin's features become its input vector, and that, with its counts as of a day, its embedding."""
 
     def __init__(self, config: ModelConfig, shapes: Sequence[FeatureShape]) -> None:
         super().__init__()
-        self.features = FeatureInputs(config.dim, shapes)
+        timeless = [shape for shape in shapes if shape.kind is not Kind.COUNT]
+        self.features = FeatureInputs(config.dim, timeless)
         self.layers = ResidualMLP(config.dim, config.pin_tower)
+        self.counts: nn.Linear | None = None
+        if num_counts := len(shapes) - len(timeless):
+            with torch.random.fork_rng(devices=()):  # no other layer draws other numbers
+                self.counts = nn.Linear(num_counts, config.dim, bias=False)
+            nn.init.zeros_(self.counts.weight)  # the tower starts as it would without counts
 
     def start_from(self, vectors_Nd: Tensor) -> None:
         """Put given vectors ([N, d]) into the table of pin ids; a pin whose vector is zero keeps its random one."""
@@ -130,8 +144,15 @@ class PinTower(nn.Module):
         inputs_Pd: Tensor = self.features(pins.features, pins.rows)
         return inputs_Pd
 
-    def forward(self, inputs_Pd: Tensor) -> Tensor:
-        """[P, d] pin inputs -> [P, d] unit vectors."""
+    def forward(self, inputs_Pd: Tensor, counts_PC: Tensor | None = None) -> Tensor:
+        """[P, d] pin inputs -> [P, d] unit vectors.
+
+        `counts_PC`: [P, C] log(1 + count) of the features that count, as of the day that the pins are embedded for.
+        They are no part of the inputs, which histories share: what a person did long ago does not change with the day.
+        """
+        assert (counts_PC is None) == (self.counts is None), "count features need their counts, and nothing else does"
+        if self.counts is not None:
+            inputs_Pd = inputs_Pd + self.counts(counts_PC)
         return F.normalize(self.layers(inputs_Pd), dim=-1)
 
 

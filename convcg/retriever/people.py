@@ -13,12 +13,15 @@ from convcg.data.tables import RowTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What a person did, oldest first; one entry an action. `time` is in seconds since the epoch."""
+    """What a person did, oldest first; one entry an action. `time` is in seconds since the epoch, `dwell` in seconds,
+    NaN where it is not known.
+    """
 
     pin: NDArray[np.int32]
     action: NDArray[np.int8]
     surface: NDArray[np.int8]
     time: NDArray[np.float64]
+    dwell: NDArray[np.float32]
 
 
 class _Lists:
@@ -39,7 +42,7 @@ class People:
     def __init__(self, users: RowTable) -> None:
         self._users = users
         lists = {}
-        for name in ("history_pin", "history_action", "history_surface", "history_time", "purchased"):
+        for name in ("history_pin", "history_action", "history_surface", "history_time", "history_dwell", "purchased"):
             column = users.column(name)
             assert column is not None, f"the user table was built without {name!r}"
             lists[name] = _Lists(column)
@@ -57,6 +60,7 @@ class People:
             action=self._lists["history_action"][row],
             surface=self._lists["history_surface"][row],
             time=self._lists["history_time"][row],
+            dwell=self._lists["history_dwell"][row],
         )
 
     def purchased(self, row: int) -> list[int]:

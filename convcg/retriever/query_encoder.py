@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from convcg.bundle import Bundle
 from convcg.data.encode import encode_queries
-from convcg.data.examples import HistoryConfig
+from convcg.data.engagement import is_dwell
 from convcg.data.feature_encoders import PREFIX, FeatureEncoder
+from convcg.data.history import HistoryConfig
 from convcg.errors import DataError, RequestError
 from convcg.model.two_tower import ModelConfig, QueryTower, mentioned_pins
 from convcg.retriever.eligibility import Eligibility, Rule
@@ -61,6 +62,7 @@ class _Asked:
     history_action: NDArray[np.int8]
     history_surface: NDArray[np.int8]
     history_age: NDArray[np.float32]
+    history_dwell: NDArray[np.float32]
     k: int
     rule: Rule
     excluded: frozenset[int]
@@ -127,6 +129,7 @@ class QueryEncoder:
             "history_action": _lists([each.history_action for each in asked]),
             "history_surface": _lists([each.history_surface for each in asked]),
             "history_age": _lists([each.history_age for each in asked]),
+            "history_dwell": _lists([each.history_dwell for each in asked]),
         }
         columns |= {PREFIX + encoder.feature.name: self._feature(encoder, asked) for encoder in self._encoders.user}
         query = encode_queries(pa.table(columns), self._encoders.shapes.user).to("cpu", torch.float64)
@@ -179,6 +182,7 @@ class QueryEncoder:
             history_action=history.action[last],
             history_surface=history.surface[last],
             history_age=np.maximum(now - history.time[last], 0).astype(np.float32),
+            history_dwell=history.dwell[last],
             k=k,
             rule=self._eligibility.rule(request.surface, self._country(request, user_row), request.filters),
             excluded=frozenset(row for row in unwanted if row is not None),
@@ -221,12 +225,14 @@ class QueryEncoder:
             if (row := self._pins.row(event.pin_id)) is not None
         ]
         events.sort(key=lambda item: item[0])
+        dwell = np.array([event.dwell_seconds for _, _, event in events], np.float32)
         surfaces = [-1 if event.surface is None else SURFACE_CODE[event.surface] for _, _, event in events]
         return History(
             pin=np.array([row for _, row, _ in events], np.int32),
             action=np.array([ACTION_CODE[event.action] for _, _, event in events], np.int8),
             surface=np.array(surfaces, np.int8),
             time=np.array([then for then, _, _ in events], np.float64),
+            dwell=np.where(is_dwell(dwell), dwell, np.float32(np.nan)),
         )
 
 

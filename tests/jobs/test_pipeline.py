@@ -37,7 +37,8 @@ def test_pipeline_measures_model_and_baselines_on_every_test_query(finished: Pat
     metrics = metrics_of(finished)
     assert set(metrics["recall"]) == {"model", "popularity", "item_item"}
     assert all(set(recall) == {"recall@20", "recall@100", "recall@1000"} for recall in metrics["recall"].values())
-    assert metrics["num_queries"] == Prepared.open(locate(finished / "prepared")).read(prepared.TEST).num_rows
+    queries = Prepared.open(locate(finished / "prepared")).queries(prepared.TEST)
+    assert metrics["num_queries"] == queries.num_rows
     assert set(metrics["seconds"]) == {"prepare", "train", "index", "evaluate", "publish"}
 
 
@@ -104,7 +105,7 @@ def test_any_log_of_ids_runs_with_the_taobao_recipe(ray_cluster: None, tmp_path:
 
 def test_a_changed_input_is_noticed(ray_cluster: None, tmp_path: Path) -> None:
     log_of_ids(tmp_path / "mine.parquet")
-    small = ["train.epochs=1", "train.batch_size=64", "model.dim=8", "data.num_partitions=2"]
+    small = ["train.epochs=1", "train.batch_size=64", "model.dim=8"]
     overrides = [argument for text in small for argument in ("--set", text)]
     arguments = ["--recipe", "taobao", "--set", f"data.events={tmp_path / 'mine.parquet'}", *overrides]
     arguments += ["--workdir", str(tmp_path / "run")]
