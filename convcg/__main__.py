@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": ("ray_jobs.evaluate", "exact recall of the bundle beside the baselines, and the gate"),
     "publish": ("ray_jobs.publish", "make a bundle the current one of a channel; --rollback goes back"),
     "world": ("ray_jobs.world", "write the built-in world, of any size"),
+    "import": ("convcg.converters.command", "public logs to the three tables"),
     "pipeline": ("ray_jobs.pipeline", "all of the above, skipping what has not changed"),
     "serve": ("serve_app.serve", "answer requests for candidates over HTTP"),
     "query": ("serve_app.query", "ask a running service from the command line"),
