@@ -112,7 +112,7 @@ PINS = Table(
             name="advertiser_id",
             type=pa.string(),
             accepts="string or integer, or null",
-            without="no cap per advertiser, no advertiser feature",
+            without="no cap per advertiser, no advertiser feature, no click-A-buy-B",
         ),
         Column(
             name="category",
