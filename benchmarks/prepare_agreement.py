@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from convcg.data.examples import Task
 from convcg.data.prepared import TEST, VALIDATION, Prepared, attached, read_part
 from convcg.storage import locate
+from convcg.types import Task
 
 KEYS = ("part", "task", "user_id", "time", "target", "level")
 CONTEXT = ("surface", "subject", "query", "action", "weight", "negatives", "purchased")

@@ -159,5 +159,3 @@ USERS = Table(
         ),
     ),
 )
-
-TABLES = {table.name: table for table in (EVENTS, PINS, USERS)}

@@ -26,11 +26,22 @@ class Action(StrEnum):
     CHECKOUT = "checkout"
 
 
+class Task(StrEnum):
+    """What an example teaches, and what a query asks for. The order of the members is the order of the streams that
+    training mixes, and the code that batches carry.
+    """
+
+    CONVERSION = "conversion"
+    ENGAGEMENT = "engagement"
+
+
 SURFACES = tuple(Surface)
 ACTIONS = tuple(Action)
+TASKS = tuple(Task)
 CONVERSIONS = (Action.ADD_TO_CART, Action.CHECKOUT)
 SURFACE_CODE = {surface: code for code, surface in enumerate(SURFACES)}
 ACTION_CODE = {action: code for code, action in enumerate(ACTIONS)}
+TASK_CODE = {task: code for code, task in enumerate(TASKS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ run again writes the same content.
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from convcg import errors, schema
+from convcg import schema
 from convcg.data import prepared
 from convcg.data.canonical import canonical, cast
 from convcg.data.caps import final_weights, stays
 from convcg.data.event_codes import advertiser_numbers, encode_events
-from convcg.data.examples import Task
 from convcg.data.feature_encoders import FeatureEncoder
 from convcg.data.log import ENCODED_EVENTS
 from convcg.data.partition import Partition, PartitionConfig, build_partition
 from convcg.data.quarantine import sound_rows
 from convcg.data.survey import Fact, survey_block
-from convcg.data.tables import RowTable
+from convcg.data.tables import RowTable, write_batches
 from convcg.data.text_hash import text_hash
 from convcg.errors import DataError
-from convcg.storage import Location, locate, write_bytes
+from convcg.storage import Location, locate
+from convcg.types import Task
 
 #: The part of the prepared directory that holds what is deleted at the end.
 UNFINISHED = "unfinished"
@@ -86,28 +86,8 @@ def stretches(files: Sequence[Location], rows: int) -> list[Stretch]:
     return found
 
 
-_ERROR = "error"
 #: What `spill` reports beside the survey: a file that it wrote.
 FILE = "file"
-
-
-def of_units(
-    block: pa.Table, *, units: Sequence[Any], work: Callable[..., pa.Table], arguments: dict[str, Any]
-) -> pa.Table:
-    """What `work` returns for each of the units whose numbers the block holds (column `id`).
-
-    A user's error comes back as a row, for `raise_if_error`: Ray Data would lose its type amid messages of its own.
-    """
-    try:
-        return pa.concat_tables([work(units[number], **arguments) for number in block["id"].to_pylist()])
-    except errors.ConvcgError as error:
-        return pa.table({_ERROR: [type(error).__name__], "message": [str(error)]})
-
-
-def raise_if_error(result: pa.Table) -> None:
-    """Raise the `ConvcgError` that a result of `of_units` stands for, if it does."""
-    if _ERROR in result.column_names:
-        raise getattr(errors, result[_ERROR][0].as_py())(result["message"][0].as_py())
 
 
 def distinct_pins(stretch: Stretch, *, rows: int, quarantined_at: float | None) -> pa.Table:
@@ -170,11 +150,9 @@ def _write_spilled(encoded: list[pa.Table], directory: Location, num_partitions:
     events = events.take(pa.array(order)).combine_chunks()
     borders = np.searchsorted(partition[order], np.arange(num_partitions + 1))
     name = f"{uuid.uuid4().hex}.arrow"
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, ENCODED_EVENTS, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        for first, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
-            writer.write_batch(_one_batch(events.slice(first, end - first)))
-    write_bytes(directory / SPILLED / name, sink.getvalue())
+    bounds = zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+    batches = (_one_batch(events.slice(first, end - first)) for first, end in bounds)
+    write_batches(batches, ENCODED_EVENTS, directory / SPILLED / name, compression="lz4")
     return name
 
 

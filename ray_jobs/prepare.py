@@ -8,14 +8,11 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 
 from convcg.data import prepared
 from convcg.data.caps import kept_shares
@@ -23,7 +20,6 @@ from convcg.data.card.facts import card_facts
 from convcg.data.card.page import card_page
 from convcg.data.day_counts import merged
 from convcg.data.event_codes import advertiser_numbers
-from convcg.data.examples import Task
 from convcg.data.feature_encoders import Encoders
 from convcg.data.partition import PartitionConfig
 from convcg.data.split import SplitTimes
@@ -31,14 +27,13 @@ from convcg.data.survey import Survey
 from convcg.data.tables import RowTable, write_table
 from convcg.data.violation import ValidationReport
 from convcg.errors import DataError
-from convcg.log import progress
 from convcg.storage import delete_directory, exists, list_files, locate, write_bytes
-from convcg.types import Action
+from convcg.types import Action, Task
 from ray_jobs import partitions
-from ray_jobs.cluster import cpus_per_task
 from ray_jobs.partitions import COUNTS, PIN_DAYS, UNFINISHED, Stretch, stretches
 from ray_jobs.run import Run, Stage, stage_main, summary_of
 from ray_jobs.sources import Sources, pins_of, read_pins, sources_of, validated, write_pins_and_people, write_users
+from ray_jobs.units import each
 
 _log = logging.getLogger(__name__)
 
@@ -117,8 +112,9 @@ class _Preparation:
         """Write the pin table, the encoders and the raw users."""
         pins = read_pins(self.sources)
         if pins is None:
-            found = self._each(
+            found = each(
                 "stretches read for pins", self.stretches, partitions.distinct_pins,
+                memory=self.memory,
                 rows=self.rows,
                 quarantined_at=self.quarantined_at,
             )  # fmt: skip
@@ -127,8 +123,9 @@ class _Preparation:
 
     def shuffle(self) -> tuple[Survey, list[str]]:
         """Count all events, and shuffle them into partitions of users; returns the files that hold them, too."""
-        found = self._each(
+        found = each(
             "stretches shuffled", self.stretches, partitions.spill,
+            memory=self.memory,
             rows=self.rows,
             directory=self.run.prepared,
             num_partitions=self.num_partitions,
@@ -148,10 +145,11 @@ class _Preparation:
             examples=self.run.config.examples,
             history=self.run.config.history,
             median_dwell=survey.median_dwell(times.train),
-            pin_counts=tuple(each.feature.action for each in encoders.pin if each.feature.action is not None),
+            pin_counts=tuple(encoder.feature.action for encoder in encoders.pin if encoder.feature.action is not None),
         )
-        built = self._each(
+        built = each(
             "partitions built", range(self.num_partitions), partitions.build,
+            memory=self.memory,
             directory=directory,
             spilled=spilled,
             config=config,
@@ -178,8 +176,9 @@ class _Preparation:
             per_pin=examples.per_pin,
             per_advertiser=examples.per_advertiser,
         )
-        finished = self._each(
+        finished = each(
             "partitions finished", range(self.num_partitions), partitions.finish,
+            memory=self.memory,
             directory=directory,
             share_N=share_N,
             click_weight=examples.weights.get(Action.CLICK, 0.0),
@@ -195,24 +194,6 @@ class _Preparation:
             days = map(prepared.read_part, list_files(directory / PIN_DAYS, suffix=".parquet"))
             write_table(merged(days), directory / prepared.PIN_DAYS)
         return {task: int(count.sum()) for task, count in left_N.items()}
-
-    def _each(
-        self, title: str, units: Sequence[Any], work: Callable[..., pa.Table], **arguments: Any
-    ) -> Iterator[pa.Table]:
-        """What `work(unit, **arguments)` returns for each unit, in order, from Ray's processes."""
-        done = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
-            partitions.of_units,
-            fn_kwargs={"units": list(units), "work": work, "arguments": arguments},
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=cpus_per_task(),
-            memory=self.memory,
-        )
-        with progress(title, total=len(units)) as meter:
-            for table in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-                partitions.raise_if_error(table)
-                meter.advance()
-                yield table
 
 
 def _write_card(run: Run, summary: prepared.Summary, survey: Survey, tally: Counter[str]) -> None:

@@ -13,7 +13,7 @@ from convcg.data import prepared
 from convcg.data.canonical import canonical
 from convcg.data.feature_encoders import Encoders, fit_encoders
 from convcg.data.split import MICROSECONDS, SplitTimes
-from convcg.data.tables import RowTable, build_pin_table, build_user_table, write_table
+from convcg.data.tables import RowTable, build_pin_table, build_user_table, single_chunk, write_table
 from convcg.data.validate import validate_tables
 from convcg.data.violation import ValidationReport
 from convcg.errors import DataError
@@ -64,7 +64,7 @@ def validated(config: RunConfig, sources: Sources) -> ValidationReport:
     """
 
     def names(features: tuple[Feature, ...]) -> list[str]:
-        return [feature.name for feature in features if feature.kind not in (Kind.ID, Kind.COUNT)]
+        return [feature.name for feature in features if feature.kind.has_column]
 
     of_users = names(config.features.user)
     if of_users and sources.users is None:
@@ -156,8 +156,7 @@ def write_users(directory: Location, times: SplitTimes, *, has_users: bool) -> i
 
 def _with_times(states: pa.Table, times: SplitTimes) -> pa.Table:
     """`history_time` (float64 seconds since the epoch) in place of the age at the end of the training time."""
-    age = states["history_age"].combine_chunks()
-    age = pa.concat_arrays(age.chunks) if isinstance(age, pa.ChunkedArray) else age
+    age = single_chunk(states["history_age"])
     then = pc.subtract(times.train / MICROSECONDS, age.flatten().cast(pa.float64()))
     place = states.column_names.index("history_age")
     return states.set_column(place, "history_time", pa.ListArray.from_arrays(age.offsets, then))

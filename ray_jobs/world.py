@@ -4,18 +4,19 @@ python -m ray_jobs.world --recipe demo --workdir runs/demo
 """
 
 import logging
+import math
 import sys
 
+import pyarrow as pa
 import ray
-import ray.data
 
 from convcg.data.world import WorldConfig, WorldSummary
 from convcg.data.world.write import start_world, summarised, write_block
-from convcg.log import progress
 from ray_jobs.run import Run, stage_main, summary_of
+from ray_jobs.units import each
 
 _log = logging.getLogger(__name__)
-#: A task works on several blocks where there are many, so that starting it costs little.
+#: A task writes several blocks where there are many, so that starting it costs little.
 _MAX_TASKS = 2000
 
 
@@ -25,22 +26,18 @@ def generate(config: WorldConfig, directory: str) -> WorldSummary:
     `directory` must be one that every node sees. Each node keeps one copy of the catalogue.
 
     Raises:
-        StorageError: the files cannot be written; as Ray's error with that cause where a worker meets it.
+        StorageError: the files cannot be written.
     """
     catalogue = ray.put(start_world(config, directory))
 
     # A function inside a function travels by value: the workers do not import this module, and so not torch.
-    def write(row: dict[str, int]) -> dict[str, int]:
-        return write_block(config, ray.get(catalogue), directory, row["id"])
+    def write(blocks: range) -> pa.Table:
+        return pa.Table.from_pylist([write_block(config, ray.get(catalogue), directory, block) for block in blocks])
 
-    num_blocks = config.num_blocks
-    written = ray.data.range(num_blocks, override_num_blocks=min(num_blocks, _MAX_TASKS)).map(write)
-    counts = []
-    with progress("blocks of users", total=num_blocks) as meter:
-        for row in written.iter_rows():
-            counts.append(row)
-            meter.advance()
-    return summarised(config, directory, counts)
+    numbers = range(config.num_blocks)
+    most = math.ceil(len(numbers) / _MAX_TASKS)
+    written = each("world written", [numbers[first : first + most] for first in numbers[::most]], write)
+    return summarised(config, directory, (counts for table in written for counts in table.to_pylist()))
 
 
 def work(run: Run) -> None:

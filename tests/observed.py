@@ -14,14 +14,14 @@ from convcg.data.canonical import canonical
 from convcg.data.caps import final_weights, kept_shares, stays
 from convcg.data.engagement import DwellConfig
 from convcg.data.event_codes import advertiser_numbers, encode_events
-from convcg.data.examples import ExamplesConfig, Task
+from convcg.data.examples import ExamplesConfig
 from convcg.data.flat import examples_with_requests, queries_of
 from convcg.data.history import HistoryConfig
 from convcg.data.partition import Partition, PartitionConfig, build_partition
 from convcg.data.split import SplitConfig, SplitTimes
 from convcg.data.survey import Survey, survey_block
 from convcg.data.tables import RowTable
-from convcg.types import ACTIONS, SURFACES, Action
+from convcg.types import ACTIONS, SURFACES, Action, Task
 
 
 def examples_config(settings: Settings) -> ExamplesConfig:

@@ -92,7 +92,9 @@ def test_an_empty_table_is_cast_too():
     assert canonical(events().slice(0, 0), schema.EVENTS).schema == canonical(events(), schema.EVENTS).schema
 
 
-@pytest.mark.parametrize("column", [each for table in schema.TABLES.values() for each in table.columns])
+@pytest.mark.parametrize(
+    "column", [each for table in (schema.EVENTS, schema.PINS, schema.USERS) for each in table.columns]
+)
 def test_no_column_accepts_what_it_does_not_name(column):
     assert accepts(column, column.type)
     assert accepts(column, pa.null())

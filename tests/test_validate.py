@@ -24,7 +24,12 @@ def test_valid_tables_have_no_violations_and_the_notes_say_what_falls_away(check
     assert report.violations == ()
     assert report.rows == {"events": 3, "pins": 3, "users": 2}
     assert "events.surface is absent: every request counts as home_feed" in report.notes
-    optional = [column for table in schema.TABLES.values() for column in table.columns if not column.required]
+    optional = [
+        column
+        for table in (schema.EVENTS, schema.PINS, schema.USERS)
+        for column in table.columns
+        if not column.required
+    ]
     assert len(report.notes) == len(optional)
     report.raise_if_broken()
 

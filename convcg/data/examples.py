@@ -6,14 +6,13 @@ first. Pure NumPy on the events of whole users, so that any number of users can 
 """
 
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from convcg.data.attribution import NOT_ATTRIBUTED, AttributionConfig, attribute
+from convcg.data.attribution import NOT_ATTRIBUTED, Attributed, AttributionConfig
 from convcg.data.engagement import DwellConfig, strongest_of_each, visits
 from convcg.data.log import CONVERSION_CODES, Log
 from convcg.data.pairs import from_the_end
@@ -56,13 +55,6 @@ class ExamplesConfig(Settings):
     per_advertiser: Cap | None = None
 
 
-class Task(StrEnum):
-    """What an example teaches. The order of the members is the order of the streams that training mixes."""
-
-    CONVERSION = "conversion"
-    ENGAGEMENT = "engagement"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
     """Parallel arrays, in log order of the query events. `event`: position in the log that was given of the event whose
@@ -96,9 +88,11 @@ class Dropped:
     engagements_of_the_same_pin: int = 0
 
 
-def conversions(log: Log, config: ExamplesConfig) -> tuple[Examples, Dropped]:
-    """One example for each pin that a person bought or put in the cart: the strongest, then the earliest conversion."""
-    found = attribute(log, config.attribution)
+def conversions(log: Log, found: Attributed, config: ExamplesConfig) -> tuple[Examples, Dropped]:
+    """One example for each pin that a person bought or put in the cart: the strongest, then the earliest conversion.
+
+    `found`: the log's conversions, attributed.
+    """
     weight = _weights(config)[log.action[found.conversion]]
     positive = np.flatnonzero(weight > 0)
     conversion = found.conversion[positive]
@@ -142,13 +136,12 @@ def engagements(log: Log, config: ExamplesConfig, median_dwell: float | None) ->
     )
 
 
-def evaluation_queries(log: Log, start: int, end: int, config: ExamplesConfig) -> Examples:
+def evaluation_queries(log: Log, found: Attributed, start: int, end: int, config: ExamplesConfig) -> Examples:
     """The queries asked at `start` <= time < `end` (microseconds) that led to one of the evaluation actions.
 
-    An evaluated click or repin is its own query event.
+    `found`: the log's conversions, attributed. An evaluated click or repin is its own query event.
     """
     asked = np.isin(log.action, [ACTION_CODE[action] for action in config.evaluation_actions])
-    found = attribute(log, config.attribution)
     engaged = np.flatnonzero(asked & ~log.did(*CONVERSION_CODES, ACTION_CODE[Action.IMPRESSION]))
     done = np.r_[found.conversion, engaged]
     touch = np.r_[found.touch, engaged]

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from convcg.data.attribution import TOUCHES, UNATTRIBUTED
+from convcg.data.attribution import TOUCHES, UNATTRIBUTED, Attributed, attribute
 from convcg.data.day_counts import UserCounts, day_counts
 from convcg.data.examples import (
     Dropped,
     Examples,
     ExamplesConfig,
-    Task,
     conversions,
     engagements,
     evaluation_queries,
@@ -37,7 +36,7 @@ from convcg.data.split import MICROSECONDS, SplitTimes
 from convcg.data.survey import DELAY_HOURS
 from convcg.data.tables import RowTable
 from convcg.features import Kind
-from convcg.types import ACTION_CODE, SURFACE_CODE, Action, Surface
+from convcg.types import ACTION_CODE, SURFACE_CODE, Action, Surface, Task
 
 Ints = NDArray[np.int64]
 
@@ -92,13 +91,15 @@ def build_partition(
     """
     log, duplicates = read_log(events, advertiser_N, duplicate_minutes=config.examples.duplicate_minutes)
     actions = Actions.of(log, config.history)
+    attributed = attribute(log, config.examples.attribution)
     known = log.where(log.known < config.times.train)
-    conversion, dropped_conversions = conversions(known, config.examples)
+    conversion, dropped_conversions = conversions(known, attribute(known, config.examples.attribution), config.examples)
     engagement, dropped_engagements = engagements(known, config.examples, config.median_dwell)
     bought = latest_of_each_user(known, conversion, config.examples.per_user)
     engaged = latest_of_each_user(known, engagement, config.examples.per_user)
     maturity = config.examples.attribution.maturity
     served, too_young = not_engaged(known, until=config.times.train, maturity=maturity)
+    num_impressions = int(known.did(_IMPRESSION).sum())
     query = np.unique(np.r_[bought.event, engaged.event])
     counts = UserCounts.of(log, encoders)
     return Partition(
@@ -107,8 +108,8 @@ def build_partition(
         requests=_requests(known, query, (conversion, engagement), served, config, counts),
         conversion=_examples(known, actions, query, bought, config),
         engagement=_examples(known, actions, query, engaged, config),
-        validation=_evaluation(log, actions, config.times.validation, config.times.test, config, counts),
-        test=_evaluation(log, actions, config.times.test, config.times.end, config, counts),
+        validation=_evaluation(log, attributed, actions, config.times.validation, config.times.test, config, counts),
+        test=_evaluation(log, attributed, actions, config.times.test, config.times.end, config, counts),
         states=_states(log, actions, config, counts),
         counts=_counts({Task.CONVERSION: bought.target, Task.ENGAGEMENT: engaged.target, "served": known.pin[served]}),
         pin_days=_pin_days(known, config.pin_counts),
@@ -116,13 +117,13 @@ def build_partition(
             "dropped.same_event_id": duplicates.same_event_id,
             "dropped.same_purchase": duplicates.same_purchase,
             "dropped.too_young": too_young,
-            "dropped.engaged_around": known.did(_IMPRESSION).sum() - too_young - len(served),
+            "dropped.engaged_around": num_impressions - too_young - len(served),
             "dropped.over_user_cap": len(conversion) + len(engagement) - len(bought) - len(engaged),
             **_dropped(dropped_conversions, dropped_engagements),
             **_attribution(known, bought),
             "served": len(served),
             "reported_conversions": np.isin(events["action"].to_numpy(), CONVERSION_CODES).sum(),
-            "impressions": known.did(_IMPRESSION).sum(),
+            "impressions": num_impressions,
             "conversions": known.did(*CONVERSION_CODES).sum(),
             "engagements": known.did(_CLICK, _REPIN).sum(),
             "clicks": np.isfinite(engaged.dwell_weight).sum(),
@@ -219,13 +220,19 @@ def _examples(log: Log, actions: Actions, query: Ints, examples: Examples, confi
 
 
 def _evaluation(
-    log: Log, actions: Actions, start: int, end: int, config: PartitionConfig, counts: UserCounts
+    log: Log,
+    attributed: Attributed,
+    actions: Actions,
+    start: int,
+    end: int,
+    config: PartitionConfig,
+    counts: UserCounts,
 ) -> pa.Table:
     """The queries of a time range: those columns of `requests` and of examples that they have, and purchased.
 
     Where the history leaves the target out, so do the queries: a pin that was bought before the query is no discovery.
     """
-    asked = evaluation_queries(log, start, end, config.examples)
+    asked = evaluation_queries(log, attributed, start, end, config.examples)
     time = log.time[asked.event]
     if config.history.evaluation_cutoff is HistoryCutoff.SPLIT:
         time = np.minimum(time, config.times.train)

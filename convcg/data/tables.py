@@ -1,16 +1,17 @@
-"""The pin table and the user table: columnar, memory-mapped, one row a pin or person, sorted by id.
+"""Tables in files, such as the pin table and the user table: columnar, mapped, one row a pin or person, sorted by id.
 
 A pin's row number is its identity everywhere behind `prepare`: examples, histories, negatives and index carry rows.
 Sorting by id makes the row of an id a binary search, so that opening a table costs nothing, whatever its size.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from convcg.data.feature_encoders import PREFIX, FeatureEncoder
@@ -74,10 +75,37 @@ def single_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def write_table(table: pa.Table, location: Location) -> None:
-    """Write an uncompressed Arrow file in one record batch, which is what memory-mapping wants."""
+    """Write an uncompressed Arrow file in one record batch, which is what memory-mapping wants.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_batches(table.combine_chunks().to_batches(), table.schema, location)
+
+
+def write_batches(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, location: Location, *, compression: str | None = None
+) -> None:
+    """Write an Arrow file of record batches, each of which can be read by its number.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    write_bytes(location, sink.getvalue())
+
+
+def write_parquet(table: pa.Table, location: Location, *, use_dictionary: bool | list[str] = True) -> None:
+    """Write a compressed Parquet file, which appears whole or not at all. `use_dictionary`: for all columns, or these.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=use_dictionary)
     write_bytes(location, sink.getvalue())
 
 
@@ -93,7 +121,7 @@ def build_pin_table(pins: pa.Table, encoders: Sequence[FeatureEncoder]) -> pa.Ta
     encoded = {
         PREFIX + encoder.feature.name: encoder.encode(pins[encoder.feature.name])
         for encoder in encoders
-        if encoder.feature.kind not in (Kind.ID, Kind.COUNT)
+        if encoder.feature.kind.has_column
     }
     vectors = [encoder.feature.name for encoder in encoders if encoder.feature.kind is Kind.VECTOR]
     table = pins.select(["pin_id", *(name for name in pins.column_names if name not in ("pin_id", *vectors))])

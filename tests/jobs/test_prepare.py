@@ -1,10 +1,7 @@
 """`convcg prepare` on a real local Ray: the same whatever the memory, and never silently less than what was there."""
 
 import json
-import os
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from convcg.data import prepared
-from convcg.data.examples import Task
 from convcg.data.prepared import Prepared, attached
 from convcg.data.world import WorldConfig, write_world
 from convcg.storage import locate
+from convcg.types import Task
 from ray_jobs import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -173,19 +170,6 @@ def test_a_damaged_file_is_one_message_and_nothing_is_prepared(
     assert not (tmp_path / "run" / "prepared").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
-    if mount.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="mounts a disk")
 def test_a_full_disk_is_one_message_and_the_data_does_not_pass_for_finished(
     small_disk: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,18 @@ def test_the_verb_writes_the_recipes_world_into_the_workdir(tmp_path: Path) -> N
     assert len(list((tmp_path / "world" / "events").glob("part-*.parquet"))) == 3
 
 
+def test_a_disk_that_fills_while_blocks_are_written_is_one_message(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--set", "world.num_users=4000", "--set", "world.users_per_block=1000"]
+    assert world.main(["--recipe", "smoke", "--workdir", str(small_disk), *size]) == 1
+    error = capsys.readouterr().err
+    assert (small_disk / "world" / "pins.parquet").exists()  # so that it was a worker that met the error
+    assert "error: cannot write" in error
+    assert "No space left on device" in error
+    assert "Traceback" not in error
+
+
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "world").write_text("a file where the directory must go")
     assert world.main(["--recipe", "smoke", "--workdir", str(tmp_path)]) == 1

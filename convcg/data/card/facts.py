@@ -8,13 +8,12 @@ import numpy as np
 
 from convcg.data.attribution import TOUCHES
 from convcg.data.event_codes import advertiser_numbers
-from convcg.data.examples import Task
 from convcg.data.prepared import PINS, Summary, stored_bytes
 from convcg.data.split import MICROSECONDS
 from convcg.data.survey import DELAY_HOURS, Fact, Survey
 from convcg.data.tables import RowTable
 from convcg.storage import Location
-from convcg.types import ACTIONS, SURFACES
+from convcg.types import ACTIONS, SURFACES, Task
 
 _ADVERTISER_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 1_000_000_000)
 _DWELL_SECONDS = (0, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1801)

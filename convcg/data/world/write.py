@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from convcg.data.tables import write_parquet
 from convcg.data.world.block import draw_block
 from convcg.data.world.catalogue import Catalogue, draw_catalogue
 from convcg.data.world.config import WorldConfig
 from convcg.data.world.tables import events_table, pins_table, users_table
-from convcg.storage import Location, delete_directory, locate, write_bytes
+from convcg.storage import Location, delete_directory, locate
 from convcg.types import ACTIONS
 
 EVENTS, PINS, USERS = "events", "pins.parquet", "users"
@@ -90,8 +90,6 @@ def summarised(config: WorldConfig, directory: str, counts: Iterable[Mapping[str
 
 
 def _write(table: pa.Table, location: Location) -> None:
-    buffer = pa.BufferOutputStream()
     # Ids of events are all different, so a dictionary of them only costs.
     repeated = [name for name in table.column_names if name != "event_id"]
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeated)
-    write_bytes(location, buffer.getvalue().to_pybytes())
+    write_parquet(table, location, use_dictionary=repeated)
