@@ -49,5 +49,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(FAISS),dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(FAISS),eval,graph,dev]'
 	touch $@

@@ -13,13 +13,17 @@ from rich.table import Table
 
 VERBS = {
     "prepare": ("ray_jobs.prepare", "events, pins and users to training examples and tables"),
+    "graph": ("ray_jobs.graph", "vectors of pins from who acted on what, where the recipe asks for them"),
     "train": ("ray_jobs.train", "the two towers, from prepared data; resumes where it stopped"),
     "index": ("ray_jobs.index", "embed the catalogue and write the bundle"),
     "evaluate": ("ray_jobs.evaluate", "exact recall of the bundle beside the baselines, and the gate"),
     "publish": ("ray_jobs.publish", "make a bundle the current one of a channel; --rollback goes back"),
     "world": ("ray_jobs.world", "write the built-in world, of any size"),
     "import": ("convcg.converters.command", "public logs to the three tables"),
-    "pipeline": ("ray_jobs.pipeline", "all of the above, skipping what has not changed"),
+    "pipeline": ("ray_jobs.pipeline", "prepare to publish, skipping what has not changed"),
+    "ladder": ("ray_jobs.ladder", "what each change from one recipe to another is worth, over seeds"),
+    "compare": ("convcg.compare", "which of several runs finds more, and whether that is shown"),
+    "report": ("convcg.report.command", "one page that says what a run finds"),
     "serve": ("serve_app.serve", "answer requests for candidates over HTTP"),
     "query": ("serve_app.query", "ask a running service from the command line"),
 }

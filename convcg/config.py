@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from convcg.data.examples import ExamplesConfig
 from convcg.data.history import HistoryConfig
@@ -19,6 +19,7 @@ from convcg.data.world import WorldConfig
 from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
 from convcg.features import FeatureSpec
+from convcg.graph.config import GraphConfig
 from convcg.index.shard import IndexConfig
 from convcg.model.loss import LossConfig
 from convcg.model.two_tower import ModelConfig
@@ -61,6 +62,7 @@ class RunConfig(Settings):
     history: HistoryConfig = HistoryConfig()
     examples: ExamplesConfig = ExamplesConfig()
     features: FeatureSpec = FeatureSpec()
+    graph: GraphConfig = GraphConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
@@ -69,6 +71,11 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     publish: PublishConfig = PublishConfig()
     serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _index_holds_what_is_trained(self) -> "RunConfig":
+        self.model.served_dim(self.index.dim)
+        return self
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -8,12 +8,12 @@ import logging
 import sys
 
 from convcg.storage import read_bytes, write_bytes
-from ray_jobs import evaluate, index, prepare, publish, train
+from ray_jobs import evaluate, graph, index, prepare, publish, train
 from ray_jobs.evaluate import print_recall
 from ray_jobs.run import Run, stage_main, summary_of
 
 _log = logging.getLogger(__name__)
-STAGES = (prepare.STAGE, train.STAGE, index.STAGE, evaluate.STAGE, publish.STAGE)
+STAGES = (prepare.STAGE, graph.STAGE, train.STAGE, index.STAGE, evaluate.STAGE, publish.STAGE)
 
 
 def work(run: Run) -> None:

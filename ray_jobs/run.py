@@ -40,6 +40,11 @@ class Run:
         return self.workdir / "prepared"
 
     @property
+    def graph(self) -> Location:
+        """What `graph` writes."""
+        return self.workdir / "graph.arrow"
+
+    @property
     def model(self) -> Location:
         """What `train` writes: the weights of the best checkpoint."""
         return self.workdir / "model"
@@ -87,7 +92,7 @@ class Stage:
 
     def record(self, run: Run) -> dict[str, Any]:
         """What the last finished execution left: fingerprint and seconds; empty without one."""
-        location = self._record_location(run)
+        location = self.record_location(run)
         record: dict[str, Any] = json.loads(read_bytes(location)) if exists(location) else {}
         return record
 
@@ -96,14 +101,15 @@ class Stage:
         _log.info("%s: starts", self.name)
         started = time.monotonic()
         write_bytes(run.workdir / "config.yaml", dump_yaml(run.config).encode())
-        write_bytes(self._record_location(run), b"{}")  # until it is done it is not
+        write_bytes(self.record_location(run), b"{}")  # until it is done it is not
         self.work(run)
         seconds = time.monotonic() - started
         record = {"fingerprint": self.fingerprint(run), "seconds": round(seconds, 1)}
-        write_bytes(self._record_location(run), json.dumps(record).encode())
+        write_bytes(self.record_location(run), json.dumps(record).encode())
         _log.info("%s: done in %.0f s", self.name, seconds)
 
-    def _record_location(self, run: Run) -> Location:
+    def record_location(self, run: Run) -> Location:
+        """Where `record` is kept."""
         return run.workdir / "stages" / f"{self.name}.json"
 
 
