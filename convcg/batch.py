@@ -1,6 +1,6 @@
 """Batches of tensors: what `convcg.data.encode` makes and `convcg.model` reads. Neither knows the other.
 
-Shape suffixes: B queries, L history length, Q query words, P pins.
+Shape suffixes: B queries, L history length, Q query words, P pins, H hard negatives.
 """
 
 from collections.abc import Sequence
@@ -51,8 +51,9 @@ class PinBatch(_Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class QueryBatch(_Batch):
-    """Requests: who asks, where, and what they did before.
+    """Requests: who asks, where, for what, and what they did before.
 
+    task: [B] int64 codes of what is asked for; conversions are what is served.
     surface: [B] int64 codes.
     subject_pin: [B] int64 pin rows, `PADDING` where there is none.
     query_words: [B, Q] int64 hashed words, padded with `PADDING`.
@@ -62,6 +63,7 @@ class QueryBatch(_Batch):
     features: the user's, by name, shaped like those of `PinBatch`.
     """
 
+    task: Tensor
     surface: Tensor
     subject_pin: Tensor
     query_words: Tensor
@@ -81,12 +83,17 @@ class ExampleBatch(_Batch):
     """Training examples: a query, the pin that was engaged with or bought, and the weight of that evidence.
 
     target: [B] int64 pin rows.  weight: [B] float32, >= 0.
+    user: [B] int64, the same for the same person.
+    negatives: [B, H] int64 rows of pins that the query's own request served and the person did not engage with, padded
+        with `PADDING`.
     day: [B] int64, the UTC day number of each query; None where no feature of pins is a count.
     """
 
     query: QueryBatch
     target: Tensor
     weight: Tensor
+    user: Tensor
+    negatives: Tensor
     day: Tensor | None = None
 
     def __len__(self) -> int:
@@ -104,6 +111,8 @@ class ExampleBatch(_Batch):
             query=QueryBatch(**columns, features=features),
             target=torch.cat([part.target for part in parts]),
             weight=torch.cat([part.weight for part in parts]),
+            user=torch.cat([part.user for part in parts]),
+            negatives=_stacked([part.negatives for part in parts]),
             day=None if parts[0].day is None else torch.cat([part.day for part in parts if part.day is not None]),
         )
 

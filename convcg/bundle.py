@@ -5,7 +5,7 @@
       encoders.json         how feature columns become codes and numbers
       pins.arrow            the pin table
       users.arrow           the user table: history, purchases and features as of the end of the training time
-      pin_inputs.npy        [N, d] float32: what the query tower reads of the pins in a history
+      pin_inputs.npy        [N, D] float32: what the query tower reads of the pins in a history
       shards/00000.npy      [n, d] float32 embeddings of a contiguous range of pins; 00001.npy, ...
       manifest.json         format and model version, resolved config, and the hash of every file above
 
@@ -32,7 +32,7 @@ from convcg.data.tables import RowTable
 from convcg.errors import BundleError, StorageError
 from convcg.storage import Location, copy_file, exists, list_files, locate, read_bytes, sha256_of, write_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 PINS = "pins.arrow"
@@ -212,7 +212,7 @@ class Bundle:
             ) from error
 
     def pin_inputs(self) -> NDArray[np.float32]:
-        """[N, d] float32, memory-mapped: what the query tower reads of a pin."""
+        """[N, D] float32, memory-mapped: what the query tower reads of a pin."""
         inputs: NDArray[np.float32] = np.load(self.directory / PIN_INPUTS, mmap_mode="r", allow_pickle=False)
         return inputs
 

@@ -1,6 +1,7 @@
-"""What a checkpoint holds: weights, the optimizer's state, and the position in the data."""
+"""What a checkpoint holds: weights of towers and loss, the optimizer's state, and the position in the data."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from convcg.errors import TrainingError
-from convcg.model.two_tower import TwoTower
+from convcg.model.objective import Objective
 
-_CHECKPOINT_VERSION = 1
+_CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +24,21 @@ class Progress:
     step: int = 0
 
 
-def write_checkpoint(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write weights, optimizer and position into a directory."""
-    save_file(
-        {name: value.contiguous().cpu() for name, value in towers.state_dict().items()}, directory / "model.safetensors"
-    )
+def write_checkpoint(
+    directory: Path, objective: Objective, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write weights (the towers' apart from the loss's own, which no bundle needs), optimizer and position."""
+    _write(objective.towers.state_dict(), directory / "model.safetensors")
+    _write(objective.own_state(), directory / "loss.safetensors")
     state = optimizer.state_dict()["state"]
-    flat = {
-        f"{index}.{name}": value.contiguous().cpu() for index, slots in state.items() for name, value in slots.items()
-    }
-    save_file(flat, directory / "optimizer.safetensors")
+    flat = {f"{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+    _write(flat, directory / "optimizer.safetensors")
     plain = {"checkpoint_version": _CHECKPOINT_VERSION, **asdict(progress)}
     (directory / "progress.json").write_text(json.dumps(plain))
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, file)
 
 
 def read_progress(directory: Path) -> Progress:
@@ -52,15 +56,16 @@ def read_progress(directory: Path) -> Progress:
     return Progress(**plain)
 
 
-def read_checkpoint(directory: Path, towers: TwoTower, optimizer: torch.optim.Optimizer) -> Progress:
+def read_checkpoint(directory: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's weights and optimizer in place.
 
     Raises:
-        TrainingError: it is of another version or another model.
+        TrainingError: it is of another version, or of another model or loss.
     """
     progress = read_progress(directory)
     try:
-        towers.load_state_dict(load_file(directory / "model.safetensors"))
+        objective.towers.load_state_dict(load_file(directory / "model.safetensors"))
+        objective.load_own_state(load_file(directory / "loss.safetensors"))
     except RuntimeError as error:
         raise TrainingError(f"the checkpoint {directory} does not fit this model: {error}") from error
     slots: dict[int, dict[str, Tensor]] = {}

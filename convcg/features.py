@@ -22,19 +22,27 @@ MAX_BAG_LENGTH = 16
 class Kind(StrEnum):
     """How a column is read."""
 
-    ID = "id"  # the pin's own row number: one trained vector a pin
+    ID = "id"  # the pin's own row number: one trained vector a pin, or two halves of one from a shared table
     CATEGORY = "category"  # one of the values seen in `prepare`: one trained vector a value
     BAG = "bag"  # a list of such values: the mean of their vectors
     NUMBER = "number"  # a number, standardised with the mean and deviation seen in `prepare`
-    VECTOR = "vector"  # a fixed embedding from elsewhere (visual, text, graph), projected
+    VECTOR = "vector"  # a fixed embedding from elsewhere (visual, text), projected
     COUNT = "count"  # how many events of one action were known of the pin or person in the days before; log(1 + count)
+    GRAPH = "graph"  # the pin's vector of the graph stage, projected; no column, and for pins alone
+
+    @property
+    def has_column(self) -> bool:
+        """Whether an encoded column holds it."""
+        return self not in (Kind.ID, Kind.COUNT, Kind.GRAPH)
 
 
 class Feature(Settings):
     """One thing that the model reads: a column, or a count.
 
     `log` takes log(1 + x) of a number first (prices). A count is that of the events with `action` that became known in
-    the `days` whole UTC days before the day of the query.
+    the `days` whole UTC days before the day of the query. `hashed_rows` is the size of the table that the ids of all
+    pins share, each by two hashes (None: a row a pin). `dropout` is the share of rows whose id or category is hidden in
+    training: they read the vector of the unknown, so that what else is known of a pin must do.
     """
 
     name: str
@@ -42,6 +50,8 @@ class Feature(Settings):
     log: bool = False
     action: Action | None = None
     days: int | None = Field(default=None, ge=1, le=3650)
+    hashed_rows: int | None = Field(default=None, ge=2, le=1 << 31)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _counts_and_nothing_else_name_what_they_count(self) -> "Feature":
@@ -54,6 +64,14 @@ class Feature(Settings):
                 raise ValueError(f"feature {self.name!r} is a count, whose logarithm is read anyway; leave log out")
         elif self.action is not None or self.days is not None:
             raise ValueError(f"feature {self.name!r} is a {self.kind.value}; action and days are for kind count alone")
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_by_code_alone_are_hashed_or_hidden(self) -> "Feature":
+        if self.hashed_rows is not None and self.kind is not Kind.ID:
+            raise ValueError(f"feature {self.name!r} is a {self.kind.value}; hashed_rows is for kind id alone")
+        if self.dropout and self.kind not in (Kind.ID, Kind.CATEGORY):
+            raise ValueError(f"feature {self.name!r} is a {self.kind.value}; dropout is for kinds id and category")
         return self
 
 
@@ -71,8 +89,16 @@ def _more_than_counts(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
     return features
 
 
+def _of_people(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    for feature in features:
+        if feature.kind in (Kind.ID, Kind.GRAPH):
+            raise ValueError(f"feature {feature.name!r} is a {feature.kind.value}, which pins have and people do not")
+    return features
+
+
 Features = Annotated[tuple[Feature, ...], AfterValidator(_distinct)]
 PinFeatures = Annotated[Features, AfterValidator(_more_than_counts)]
+UserFeatures = Annotated[Features, AfterValidator(_of_people)]
 
 
 class FeatureSpec(Settings):
@@ -83,16 +109,16 @@ class FeatureSpec(Settings):
     """
 
     pin: PinFeatures = Field(default=(Feature(name="pin_id", kind=Kind.ID),), min_length=1)
-    user: Features = ()
+    user: UserFeatures = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureShape:
     """What the model must know of a prepared feature.
 
-    `size` is the number of codes of a category or bag (with `UNKNOWN_CODE`), the length of a vector, the number of
-    pins of an id, and 2 for a number or a count (the value, and whether it is missing, which a count never is).
-    `action` and `days` say what a count counts.
+    `size` is the number of codes of a category or bag (with `UNKNOWN_CODE`), the length of a vector (0 of a graph's
+    until it is known), the number of pins of an id, and 2 for a number or a count: the value, and whether it is
+    missing, which a count never is. The rest is as in `Feature`.
     """
 
     name: str
@@ -100,6 +126,8 @@ class FeatureShape:
     size: int
     action: Action | None = None
     days: int | None = None
+    hashed_rows: int | None = None
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

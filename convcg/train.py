@@ -4,31 +4,41 @@ Exact resume: a checkpoint holds the position in the data (epoch and batches), a
 step, so that a run that was interrupted ends with the same weights, bit for bit, as one that was not.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
-import torch.distributed
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convcg.batch import ExampleBatch, PinBatch
+from convcg.batch import ExampleBatch
 from convcg.checkpoint import Progress, read_checkpoint, write_checkpoint
 from convcg.data.encode import PinEncoder
-from convcg.data.examples import Task
 from convcg.errors import TrainingError
-from convcg.model.loss import LossConfig, LossKind, PinShares, weighted_mean
-from convcg.model.objective import Objective, Pool, StepCounts
-from convcg.model.two_tower import TwoTower, mentioned_pins
+from convcg.model.advertiser import Advertisers
+from convcg.model.loss import LossConfig, PinShares
+from convcg.model.objective import Objective
+from convcg.model.two_tower import TwoTower
 from convcg.setting import Settings
+from convcg.train_step import Ranks, StepDraws
+from convcg.types import Task
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _STEP_SEED_STRIDE = 1_000_003  # a prime, so that (seed, step, rank) do not collide for neighbouring seeds
+
+
+class Precision(StrEnum):
+    """What the towers compute in; weights, logits and sums are float32 always."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 class TrainConfig(Settings):
@@ -41,7 +51,10 @@ class TrainConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     #: Steps over which the learning rate rises from zero.
     warmup_steps: int = Field(default=100, ge=0)
+    #: The part of the learning rate that is left at the end, to which it falls along a cosine; 1 for a constant one.
+    final_learning_rate_share: float = Field(default=1.0, ge=0, le=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
+    precision: Precision = Precision.FLOAT32
     seed: int = Field(default=0, ge=0)
     checkpoint_every_steps: int = Field(default=100, ge=1)
     log_every_steps: int = Field(default=20, ge=1)
@@ -82,14 +95,18 @@ class Trained:
     """What is trained on.
 
     batches: this rank's batches of an epoch, the same ones in the same order each time it is called with that epoch.
+    num_batches: how many an epoch has; schedules are spread over them.
     shares: how training targets, and served pins that were not engaged, are spread over the catalogue.
+    advertisers: who advertises which pin, where the loss asks for it.
     validate: recall@100 of the towers on held-out queries; asked of rank 0 alone.
     """
 
     pins: PinEncoder
     shares: PinShares
     batches: Callable[[int], Iterable[ExampleBatch]]
-    validate: Callable[[TwoTower], float] | None
+    num_batches: int
+    advertisers: Advertisers | None = None
+    validate: Callable[[TwoTower], float] | None = None
 
 
 def train(
@@ -108,9 +125,16 @@ def train(
             f"loss.num_served_negatives is {loss.num_served_negatives}, but no impression was served and not engaged. "
             "Set it to 0, or look at the impressions on the data card."
         )
-    objective = Objective(towers, loss, task.shares).to(context.device)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    progress = Progress() if resume is None else read_checkpoint(resume, towers, optimizer)
+    device = context.device
+    objective = Objective(
+        towers.to(device),
+        loss,
+        task.shares.to(device),
+        None if task.advertisers is None else task.advertisers.to(device),
+        bfloat16=config.precision is Precision.BFLOAT16,
+    )
+    optimizer = _optimizer(objective, config)
+    progress = Progress() if resume is None else read_checkpoint(resume, objective, optimizer)
     stepper = _Stepper(objective, optimizer, config, loss, task, context)
     for epoch in range(progress.epoch, config.epochs):
         progress = stepper.run_epoch(epoch, progress)
@@ -121,25 +145,27 @@ def train(
         )
 
 
-def counts_of_step(
-    pins: PinEncoder, batch: ExampleBatch, pool: Pool | None, days: Tensor, generator: torch.Generator
-) -> StepCounts:
-    """What is counted of the pins of a step: of positives as of their own rows' days, of all others as of one day that
-    is drawn from `days`, those of all ranks' batches together.
+def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW. Decay would pull the temperature towards 1, which is far out of its bounds."""
+    temperature = objective.towers.log_temperature
+    others = [parameter for parameter in objective.parameters() if parameter is not temperature]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": [temperature], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
-    No positive is seen as of a later day than its query's, or its count would hold the answer.
-    """
-    assert batch.day is not None
-    day = int(days[torch.randint(len(days), (), generator=generator)])
-    if pool is None:
-        others = pins.all_counts(day)
-    else:
-        of_pool = torch.cat([days.cpu(), torch.full((len(pool.rows) - pool.num_in_batch,), day)])
-        others = pins.counts(pool.rows.cpu(), of_pool)
-    targets = pins.counts(batch.target.cpu(), batch.day.cpu())
-    assert others is not None
-    assert targets is not None
-    return StepCounts(targets=targets.to(batch.target.device), others=others.to(batch.target.device))
+
+def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
+    """The learning rate of a step (counted from 1): up in a straight line, then down along half a cosine."""
+    warmth = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    after = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    cooling = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, after))))
+    floor = config.final_learning_rate_share
+    return config.learning_rate * warmth * (floor + (1 - floor) * cooling)
+
+
+def hard_weight(loss: LossConfig, step: int, num_steps: int) -> float:
+    """The weight of the loss over the own request's negatives at a step (counted from 1)."""
+    done = step / max(1, num_steps)
+    return loss.hard_weight * max(0.0, min(1.0, (done - loss.hard_from) / (1 - loss.hard_from)))
 
 
 class _Stepper:
@@ -154,14 +180,15 @@ class _Stepper:
         task: Trained,
         context: Context,
     ) -> None:
-        self.towers, self.optimizer = objective.towers, optimizer
+        self.objective, self.towers, self.optimizer = objective, objective.towers, optimizer
         self.config, self.loss, self.task, self.context = config, loss, task, context
+        self.ranks = Ranks(context.rank, context.world_size)
+        self.num_steps = config.epochs * task.num_batches
         self.module: nn.Module = objective
         if context.world_size > 1:
             devices = [context.device.index] if context.device.type == "cuda" else None
             self.module = DistributedDataParallel(objective, device_ids=devices)
-        self.catalogue = task.pins.all().to(context.device) if loss.kind is LossKind.FULL_SOFTMAX else None
-        self.served_up_to = task.shares.served.double().cumsum(0)
+        self.draws = StepDraws(task.pins, objective.shares, objective.advertisers, loss, self.ranks, context.device)
         self.recent: list[Tensor] = []
         self.examples, self.since, self.waited = 0, time.monotonic(), 0.0
 
@@ -198,58 +225,22 @@ class _Stepper:
         self.module.train()
         # Every rank draws the same: one pool, whose expected counts are known, and one day.
         generator = torch.Generator().manual_seed(self.config.seed * _STEP_SEED_STRIDE + step)
-        pins, pool = self._pins_and_pool(batch, generator)
-        counts = self._counts(batch, pool, generator)
-        loss = weighted_mean(
-            self.module(batch, pins, pool, counts),
-            batch.weight,
-            global_weight=self._sum_over_ranks(batch.weight.sum()),
-            world_size=self.context.world_size,
-        )
+        pins, rest = self.draws(batch, generator, hard_weight=hard_weight(self.loss, step, self.num_steps))
+        loss: Tensor = self.module(batch, pins, rest)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_gradient_norm)
-        warmth = min(1.0, step / self.config.warmup_steps) if self.config.warmup_steps else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * warmth
+            group["lr"] = learning_rate(self.config, step, self.num_steps)
         self.optimizer.step()
         self.towers.bound_temperature()
         return loss.detach()
-
-    def _pins_and_pool(self, batch: ExampleBatch, generator: torch.Generator) -> tuple[PinBatch, Pool | None]:
-        if self.catalogue is not None:
-            return self.catalogue, None
-        in_batch = self._gather(batch.target)
-        uniform = torch.randint(self.task.pins.num_pins, (self.loss.num_uniform_negatives,), generator=generator)
-        draw = torch.rand(self.loss.num_served_negatives, generator=generator, dtype=torch.float64)
-        served = torch.searchsorted(self.served_up_to, draw * self.served_up_to[-1], right=True)
-        rows = torch.cat([in_batch, uniform.to(in_batch.device), served.to(in_batch.device)])
-        pins = self.task.pins.batch(mentioned_pins(batch.query, rows).cpu()).to(self.context.device)
-        return pins, Pool(rows=rows, num_in_batch=len(in_batch), num_served=len(served))
-
-    def _counts(self, batch: ExampleBatch, pool: Pool | None, generator: torch.Generator) -> StepCounts | None:
-        if not self.task.pins.has_counts:
-            return None
-        assert batch.day is not None, "counts are as of a day, which the batch lacks"
-        return counts_of_step(self.task.pins, batch, pool, self._gather(batch.day), generator)
-
-    def _gather(self, rows: Tensor) -> Tensor:
-        if self.context.world_size == 1:
-            return rows
-        parts = [torch.empty_like(rows) for _ in range(self.context.world_size)]
-        torch.distributed.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        if self.context.world_size > 1:
-            torch.distributed.all_reduce(value)
-        return value
 
     def _validate(self) -> float:
         if not self.config.validation_queries:
             return -1.0
         recall = self.task.validate(self.towers) if self.task.validate else 0.0
-        return float(self._sum_over_ranks(torch.tensor(recall, dtype=torch.float64, device=self.context.device)))
+        return float(self.ranks.summed(torch.tensor(recall, dtype=torch.float64, device=self.context.device)))
 
     def _log(self, step: int, epoch: int) -> None:
         loss = self._mean_loss(step)
@@ -271,7 +262,7 @@ class _Stepper:
         if not self.recent:
             return 0.0
         # Of all ranks, so that all of them go on or none does.
-        loss = float(self._sum_over_ranks(torch.stack(self.recent).mean())) / self.context.world_size
+        loss = float(self.ranks.summed(torch.stack(self.recent).mean())) / self.context.world_size
         self.recent = []
         if not torch.isfinite(torch.tensor(loss)):
             raise TrainingError(
@@ -284,4 +275,6 @@ class _Stepper:
         if self.recent:
             self._mean_loss(progress.step)  # a checkpoint is never written after a loss that is not finite
         metrics = {"step": float(progress.step), "epoch": float(progress.epoch), "validation_recall_at_100": recall}
-        self.context.save(metrics, lambda directory: write_checkpoint(directory, self.towers, self.optimizer, progress))
+        self.context.save(
+            metrics, lambda directory: write_checkpoint(directory, self.objective, self.optimizer, progress)
+        )

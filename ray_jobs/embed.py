@@ -10,36 +10,48 @@ from safetensors.torch import load
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.data.split import DAY
-from convcg.model.two_tower import ModelConfig, PinTower
+from convcg.features import Kind
+from convcg.graph.vectors import GraphVectors, completed
+from convcg.model.two_tower import ModelConfig, PinTower, prefix_of
 from convcg.storage import locate, read_bytes
 
 
-def embed_pins(block: pa.Table, *, prepared: str, weights: str, digest: str, model: str) -> pa.Table:
-    """Row numbers (column `id`) to row, input and embedding ([dim] float32 lists), as of the end of the training time.
+def embed_pins(
+    block: pa.Table, *, prepared: str, graph: str, weights: str, digest: str, model: str, dim: int
+) -> pa.Table:
+    """Row numbers (column `id`) to row, seen ([D] float32 lists, what the query tower reads of a pin) and embedding
+    ([dim] float32 lists, for conversions, as of the end of the training time).
 
-    `prepared` and `weights` are URIs, `digest` the hash of the weights' content, `model` a `ModelConfig` as JSON.
+    `prepared`, `graph` and `weights` are URIs, `digest` the hash of the weights' content, `model` a `ModelConfig` as
+    JSON.
     """
-    pins, day, tower, device = _loaded(prepared, weights, digest, model)
+    pins, day, tower, device = _loaded(prepared, graph, weights, digest, model)
     rows = torch.from_numpy(block["id"].to_numpy().copy())
     counts = pins.counts(rows, day)
     with torch.inference_mode():
         inputs = tower.inputs(pins.batch(rows).to(device))
         embedding = tower(inputs, None if counts is None else counts.to(device))
-    return pa.table({"row": block["id"], "input": _lists(inputs), "embedding": _lists(embedding)})
+        seen = tower.seen(inputs, rows.to(device))
+    return pa.table({"row": block["id"], "seen": _lists(seen), "embedding": _lists(prefix_of(embedding, dim))})
 
 
 @lru_cache(maxsize=1)
-def _loaded(prepared: str, weights: str, digest: str, model: str) -> tuple[PinEncoder, int, PinTower, str]:
+def _loaded(prepared: str, graph: str, weights: str, digest: str, model: str) -> tuple[PinEncoder, int, PinTower, str]:
     """Once a process, which Ray uses for many blocks; `digest` tells new content at an old path."""
     data = Prepared.open(locate(prepared))
-    shapes = data.encoders().shapes
+    shapes, pins = data.encoders().shapes, data.pins()
+    vectors = None
+    if any(shape.kind is Kind.GRAPH for shape in shapes.pin):
+        vectors = GraphVectors.read(locate(graph), num_pins=len(pins))
+        shapes = completed(shapes, vectors)
     tower = PinTower(ModelConfig.model_validate(json.loads(model)), shapes.pin)
     state = load(read_bytes(locate(weights)))
     tower.load_state_dict({key.removeprefix("pin."): state[key] for key in state if key.startswith("pin.")})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = PinEncoder(data.pins(), shapes.pin, data.pin_days())
+    encoder = PinEncoder(pins, shapes.pin, data.pin_days(), None if vectors is None else vectors.vector_Nd)
     return encoder, data.summary().times.train // DAY, tower.to(device).eval(), device
 
 
 def _lists(matrix: torch.Tensor) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.cpu().numpy().ravel()), matrix.shape[1])
+    flat = matrix.cpu().numpy().ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])

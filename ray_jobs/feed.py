@@ -20,6 +20,7 @@ from convcg.data.history import HistoryConfig
 from convcg.data.prepared import Prepared, attached
 from convcg.errors import ConfigError
 from convcg.features import FeatureShape, Kind
+from convcg.types import Task
 
 _PASS_SEED_STRIDE = 7919  # a prime, so that (seed, epoch) and pass do not collide
 
@@ -27,13 +28,13 @@ _PASS_SEED_STRIDE = 7919  # a prime, so that (seed, epoch) and pass do not colli
 class Encode(ArrowBatchCollateFn):  # type: ignore[misc]
     """Arrow rows to tensors, in Ray Data's own threads, while the model computes."""
 
-    def __init__(self, features: Sequence[FeatureShape]) -> None:
+    def __init__(self, features: Sequence[FeatureShape], task: Task) -> None:
         super().__init__()
-        self._features = tuple(features)
+        self._features, self._task = tuple(features), task
 
     def __call__(self, batch: pa.Table) -> ExampleBatch:
         """See `convcg.data.encode.encode_examples`."""
-        return encode_examples(batch, self._features)
+        return encode_examples(batch, self._features, self._task)
 
 
 def examples_of(data: Prepared, task: str) -> ray.data.Dataset:
@@ -48,7 +49,7 @@ def examples_of(data: Prepared, task: str) -> ray.data.Dataset:
         fn_kwargs={
             "directory": data.location.uri,
             "history": data.summary().history,
-            "columns": [*QUERY_SCHEMA.names, *features, *moment, "target", "weight"],
+            "columns": [*QUERY_SCHEMA.names, *features, *moment, "user_id", "target", "weight", "negatives"],
         },
         batch_format="pyarrow",
         batch_size=None,
@@ -134,6 +135,6 @@ class Feed:
                 drop_last=True,
                 local_shuffle_buffer_size=max(self.shuffle_buffer, rows),
                 local_shuffle_seed=self.seed + epoch + number * _PASS_SEED_STRIDE,
-                collate_fn=Encode(self.features),
+                collate_fn=Encode(self.features, Task(task)),
                 prefetch_batches=2,
             )

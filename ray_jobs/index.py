@@ -33,6 +33,7 @@ _BATCH = 4096
 def work(run: Run) -> None:
     """Write the bundle to `run.bundle`; nothing is visible there until it is complete."""
     data = Prepared.open(run.prepared)
+    dim = run.config.model.served_dim(run.config.index.dim)
     weights = run.model / bundles.MODEL
     if not exists(weights):
         raise StorageError(f"{weights.uri} does not exist. Run the train stage first.")
@@ -42,7 +43,7 @@ def work(run: Run) -> None:
         for name in (prepared.PINS, prepared.USERS, prepared.ENCODERS):
             copy_file(data.location / name, locate(build / name))
         copy_file(weights, locate(build / bundles.MODEL))
-        shards = _write_embeddings(run, build, num_pins=data.summary().num_pins)
+        shards = _write_embeddings(run, build, data, dim)
         manifest = bundles.seal(build, config=run.config.model_dump(mode="json"), shards=shards)
         delete_directory(run.bundle)
         bundles.copy_bundle(locate(build), run.bundle, manifest)
@@ -51,39 +52,42 @@ def work(run: Run) -> None:
     _log.info("bundle %s: %d shards in %s", manifest.model_version, len(shards), run.bundle.uri)
 
 
-def _write_embeddings(run: Run, build: Path, *, num_pins: int) -> tuple[str, ...]:
+def _write_embeddings(run: Run, build: Path, data: Prepared, dim: int) -> tuple[str, ...]:
     """Embed every pin with Ray Data; write inputs and shards as memory-mapped arrays, so that no part is held whole."""
-    dim = run.config.model.dim
-    inputs = np.lib.format.open_memmap(build / bundles.PIN_INPUTS, mode="w+", dtype=np.float32, shape=(num_pins, dim))
+    num_pins, width = data.summary().num_pins, run.config.model.input_width(data.encoders().shapes.pin)
     bounds = shard_bounds(num_pins, run.config.index.num_shards)
     names = tuple(f"shards/{number:05d}.npy" for number in range(len(bounds)))
-    vectors = [
-        np.lib.format.open_memmap(build / name, mode="w+", dtype=np.float32, shape=(end - first, dim))
-        for name, (first, end) in zip(names, bounds, strict=True)
-    ]
+    seen = _new_array(build / bundles.PIN_INPUTS, num_pins, width)
+    vectors = [_new_array(build / name, end - first, dim) for name, (first, end) in zip(names, bounds, strict=True)]
     with progress("embedding pins", total=num_pins) as meter:
-        for batch in _embedded(run, num_pins).iter_batches(batch_format="pyarrow", batch_size=None):
+        for batch in _embedded(run, num_pins, dim).iter_batches(batch_format="pyarrow", batch_size=None):
             rows = batch["row"].to_numpy()
-            inputs[rows] = _matrix(batch, "input", dim)
+            seen[rows] = _matrix(batch, "seen", width)
             embedding = _matrix(batch, "embedding", dim)
             for array, (first, end) in zip(vectors, bounds, strict=True):
                 inside = (rows >= first) & (rows < end)
                 array[rows[inside] - first] = embedding[inside]
             meter.advance(len(rows))
-    for array in (inputs, *vectors):
+    for array in (seen, *vectors):
         array.flush()
     return names
 
 
-def _embedded(run: Run, num_pins: int) -> Any:
+def _new_array(path: Path, num_rows: int, width: int) -> "np.memmap[Any, Any]":
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_rows, width))
+
+
+def _embedded(run: Run, num_pins: int, dim: int) -> Any:
     weights = run.model / bundles.MODEL
     return ray.data.range(num_pins, override_num_blocks=max(1, -(-num_pins // _BATCH))).map_batches(
         embed_pins,
         fn_kwargs={
             "prepared": run.prepared.uri,
+            "graph": run.graph.uri,
             "weights": weights.uri,
             "digest": sha256_of(weights),
             "model": run.config.model.model_dump_json(),
+            "dim": dim,
         },
         batch_format="pyarrow",
         batch_size=_BATCH,
@@ -91,8 +95,8 @@ def _embedded(run: Run, num_pins: int) -> Any:
     )
 
 
-def _matrix(batch: pa.Table, name: str, dim: int) -> "np.ndarray[Any, Any]":
-    return np.asarray(batch[name].combine_chunks().flatten()).reshape(-1, dim)
+def _matrix(batch: pa.Table, name: str, width: int) -> "np.ndarray[Any, Any]":
+    return np.asarray(batch[name].combine_chunks().flatten()).reshape(-1, width)
 
 
 STAGE = Stage(

@@ -22,16 +22,19 @@ from ray.train.torch import TorchTrainer, get_device
 from convcg.bundle import MODEL
 from convcg.checkpoint import read_progress
 from convcg.config import RunConfig
-from convcg.data.co_engagement import spectral_vectors
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.errors import ConfigError, TrainingError
-from convcg.model.loss import PinShares
+from convcg.features import Kind
+from convcg.graph.vectors import GraphVectors, completed, start_of_pins
+from convcg.model.advertiser import Advertisers
+from convcg.model.loss import LossConfig, PinShares, width_weights
 from convcg.model.two_tower import PinStart, TwoTower
 from convcg.storage import copy_file, delete_directory, locate, write_bytes
 from convcg.train import TrainConfig, Trained, train
+from convcg.types import TASKS, Task
 from convcg.validation import Validation
-from ray_jobs import prepare
+from ray_jobs import graph
 from ray_jobs.cluster import ENVIRONMENT
 from ray_jobs.feed import Feed, Mix, examples_of
 from ray_jobs.run import Run, Stage, stage_main, summary_of
@@ -47,7 +50,12 @@ def work(run: Run) -> None:
     """Train (or go on training) and leave the best checkpoint's weights in `run.model`."""
     config = run.config.train
     check_resources(config)
-    mix = _mix(Prepared.open(run.prepared), config)
+    data = Prepared.open(run.prepared)
+    mix = _mix(data, config)
+    # Workers do the same; here what is wrong is said before they start.
+    width_weights(run.config.model, run.config.loss)
+    advertisers_of(data, run.config.loss)
+    completed(data.encoders().shapes, _graph(run.config, run.graph.uri, num_pins=len(data.pins())))
     with followed(_metrics_directory(run), total_steps=config.epochs * max(1, mix.num_batches)):
         result = _trainer(run).fit()
     if result.error is not None or not result.best_checkpoints:
@@ -103,6 +111,7 @@ def _trainer(run: Run) -> TorchTrainer:
         train_loop_config={
             "config": run.config.model_dump(mode="json"),
             "prepared": run.prepared.uri,
+            "graph": run.graph.uri,
             "metrics": str(_metrics_directory(run)),
             "run_id": _run_name(run),
         },
@@ -146,22 +155,24 @@ def train_worker(arguments: dict[str, Any]) -> None:
     rank, world_size = ray_context.get_world_rank(), ray_context.get_world_size()
     torch.set_num_threads(config.train.threads_per_worker or max(1, (os.cpu_count() or 1) // world_size))
     data = Prepared.open(locate(arguments["prepared"]))
-    shapes, pins = data.encoders().shapes, data.pins()
+    pins = data.pins()
+    vectors = _graph(config, arguments["graph"], num_pins=len(pins))
+    shapes = completed(data.encoders().shapes, vectors)
     torch.manual_seed(config.train.seed)
     towers = TwoTower(config.model, shapes)
     # Data-parallel training copies rank 0's start to the others; a checkpoint replaces it.
-    if config.model.pin_start is PinStart.SPECTRAL and rank == 0 and ray.train.get_checkpoint() is None:
-        vectors = spectral_vectors(
-            data.interactions(), num_pins=len(pins), dim=config.model.dim, seed=config.train.seed
-        )
-        towers.pin.start_from(torch.from_numpy(vectors))
-    pin_encoder = PinEncoder(pins, shapes.pin, data.pin_days())
+    if config.model.pin_start is PinStart.GRAPH and rank == 0 and ray.train.get_checkpoint() is None:
+        assert vectors is not None
+        towers.pin.start_from(torch.from_numpy(vectors.vector_Nd), torch.from_numpy(vectors.degree_N))
+    pin_encoder = PinEncoder(pins, shapes.pin, data.pin_days(), None if vectors is None else vectors.vector_Nd)
     validates = rank == 0 and config.train.validation_queries
     validation = Validation(data, pin_encoder, limit=config.train.validation_queries) if validates else None
     mix = _mix(data, config.train)
     trained = Trained(
         pins=pin_encoder,
-        shares=_shares(data, mix),
+        shares=_shares(data),
+        advertisers=advertisers_of(data, config.loss),
+        num_batches=mix.num_batches,
         batches=Feed(
             shards={task: ray.train.get_dataset_shard(task) for task in mix.rows},
             mix=mix,
@@ -187,16 +198,45 @@ def train_worker(arguments: dict[str, Any]) -> None:
             context.close()
 
 
-def _shares(data: Prepared, mix: Mix) -> PinShares:
-    """How targets are spread over the pins, exactly as batches hold them, and what was served and not engaged."""
+def _graph(config: RunConfig, uri: str, *, num_pins: int) -> GraphVectors | None:
+    """The vectors of the graph stage, where the model reads or starts from them.
+
+    Raises:
+        ConfigError: it starts from them, and there are none that fit.
+    """
+    starts = config.model.pin_start is PinStart.GRAPH
+    if not starts and not any(feature.kind is Kind.GRAPH for feature in config.features.pin):
+        return None
+    vectors = GraphVectors.read(locate(uri), num_pins=num_pins)
+    return start_of_pins(vectors, dim=config.model.feature_width) if starts else vectors
+
+
+def _shares(data: Prepared) -> PinShares:
+    """How each task's targets are spread over the pins, and what was served and not engaged."""
     counts = data.frequencies()
 
     def spread(name: str) -> torch.Tensor:
         count = counts[name].to_numpy()
         return torch.from_numpy(count / max(1, count.sum())).float()
 
-    trained = torch.stack([mix.share(task) * spread(task) for task in mix.rows]).sum(0)
-    return PinShares(trained=trained, served=spread("served"))
+    return PinShares(trained=torch.stack([spread(task.value) for task in TASKS]), served=spread("served"))
+
+
+def advertisers_of(data: Prepared, loss: LossConfig) -> Advertisers | None:
+    """Who advertises which pin, where the loss asks for it.
+
+    Raises:
+        ConfigError: the pin table does not say, or no advertiser can be used.
+    """
+    if not loss.names_advertisers:
+        return None
+    counts = data.frequencies()
+    return Advertisers.of(
+        data.pins().column("advertiser_id"),
+        conversions=counts[Task.CONVERSION.value].to_numpy(),
+        engagements=counts[Task.ENGAGEMENT.value].to_numpy(),
+        config=loss.advertiser,
+    )
 
 
 @contextmanager
@@ -241,7 +281,7 @@ class _RayContext:
 STAGE = Stage(
     name="train",
     parts=("model", "loss", "train"),
-    after=(prepare.STAGE,),
+    after=(graph.STAGE,),
     work=work,
     output=lambda run: run.model / MODEL,
 )

@@ -14,7 +14,7 @@ from convcg.data.encode import PinEncoder
 from convcg.data.feature_encoders import Encoders, fit_encoders
 from convcg.data.tables import RowTable, build_pin_table, build_user_table, write_table
 from convcg.index.shard import shard_bounds
-from convcg.model.two_tower import TwoTower
+from convcg.model.two_tower import TwoTower, prefix_of
 from convcg.storage import locate
 from convcg.types import ACTION_CODE, SURFACES, Action
 
@@ -63,8 +63,9 @@ def make_bundle(
     save_file(_named(towers), directory / bundle.MODEL)
     with torch.inference_mode():
         inputs = towers.pin.inputs(PinEncoder(pins, encoders.shapes.pin).all())
-        embedding = towers.pin(inputs).numpy()
-    np.save(directory / bundle.PIN_INPUTS, inputs.numpy())
+        embedding = prefix_of(towers.pin(inputs), run.model.served_dim(run.index.dim)).numpy()
+        seen = towers.pin.seen(inputs, torch.arange(num_pins))
+    np.save(directory / bundle.PIN_INPUTS, seen.numpy())
     shards = []
     for shard, (first, end) in enumerate(shard_bounds(num_pins, num_shards)):
         shards.append(f"shards/{shard:05d}.npy")

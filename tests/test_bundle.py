@@ -127,7 +127,7 @@ def test_a_bundle_without_its_manifest_is_not_complete(directory: Path) -> None:
             Bundle.open(str(place))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "no JSON", '{"format_version": 1, "files": 3}', "\xff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "no JSON", '{"format_version": 2, "files": 3}', "\xff"])
 def test_what_is_no_manifest_is_named(directory: Path, content: str) -> None:
     (directory / MANIFEST).write_text(content, "latin-1")
     with pytest.raises(BundleError, match=f"{MANIFEST} is no bundle manifest"):
@@ -137,7 +137,7 @@ def test_what_is_no_manifest_is_named(directory: Path, content: str) -> None:
 def test_another_format_version_is_refused_with_both_named(directory: Path) -> None:
     plain = json.loads((directory / MANIFEST).read_text())
     (directory / MANIFEST).write_text(json.dumps(plain | {"format_version": 7}))
-    with pytest.raises(BundleError, match=r"format 7; this program reads format 1.*Build the bundle again"):
+    with pytest.raises(BundleError, match=r"format 7; this program reads format 2.*Build the bundle again"):
         Bundle.open(str(directory))
 
 

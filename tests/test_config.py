@@ -66,7 +66,7 @@ def test_what_yaml_writes_another_way_survives_it(tmp_path: Path) -> None:
     [
         ("modle", "model", "data, world, split"),
         ("train.learning_rat", "learning_rate", "epochs, batch_size"),
-        ("model.query_tower.hiden", "hidden", "hidden, dropout"),
+        ("model.query_tower.hiden", "hidden", "kind, hidden, dropout"),
         ("retrieval.search.max_per_advertisers", "max_per_advertiser", "k, max_k"),
     ],
 )
@@ -79,7 +79,7 @@ def test_an_unknown_key_names_the_valid_ones_and_a_near_match(key: str, near: st
 
 def test_an_unknown_key_inside_a_list_names_the_valid_ones_too() -> None:
     text = message(plain={"features": {"pin": [{"name": "pin_id", "kind": "id"}, {"name": "price", "knd": "number"}]}})
-    assert "features.pin.1.knd is no known key. Did you mean kind? Valid keys: name, kind, log, action, days." in text
+    assert "features.pin.1.knd is no known key. Did you mean kind? Valid keys: name, kind, log, action, days, " in text
 
 
 def test_a_key_that_is_like_no_other_gets_no_hint() -> None:

@@ -20,10 +20,11 @@ from convcg.data.split import DAY
 from convcg.data.tables import RowTable, build_pin_table
 from convcg.errors import ConfigError, DataError
 from convcg.features import Feature, FeatureShape, FeatureShapes, FeatureSpec, Kind
-from convcg.model.loss import LossConfig, LossKind, PinShares, full_softmax_loss
-from convcg.model.objective import Objective, Pool, StepCounts
+from convcg.model.loss import LossConfig, LossKind, PinShares
+from convcg.model.objective import Objective
+from convcg.model.step import OwnPins, Pool, Step, StepCounts
 from convcg.model.two_tower import TwoTower, mentioned_pins
-from convcg.types import ACTION_CODE, Action
+from convcg.types import ACTION_CODE, TASKS, Action, Task
 
 CLICKS = Feature(name="clicks_2d", kind=Kind.COUNT, action=Action.CLICK, days=2)
 CARTS = Feature(name="carts_9d", kind=Kind.COUNT, action=Action.ADD_TO_CART, days=9)
@@ -125,8 +126,10 @@ def test_examples_know_the_day_of_their_query_where_their_time_is_given() -> Non
     }
     table = pa.table({**rows, "query": pa.nulls(3, pa.string())}).cast(QUERY_SCHEMA)
     table = table.append_column("target", [[1, 2, 3]]).append_column("weight", [[1.0, 1.0, 1.0]])
-    assert encode_examples(table, ()).day is None
-    timed = encode_examples(table.append_column("time", [[5 * DAY - 1, 5 * DAY, 6 * DAY - 1]]), ())
+    table = table.append_column("user_id", [["a"] * 3]).append_column("negatives", pa.chunked_array([[[1], [2], [3]]]))
+    assert encode_examples(table, (), Task.CONVERSION).day is None
+    moments = pa.chunked_array([[5 * DAY - 1, 5 * DAY, 6 * DAY - 1]])
+    timed = encode_examples(table.append_column("time", moments), (), Task.CONVERSION)
     assert timed.day is not None
     assert (timed.day.dtype, timed.day.tolist()) == (torch.int64, [4, 5, 5])
     both = ExampleBatch.concatenated([timed, timed]).to("cpu", torch.float64)
@@ -139,6 +142,8 @@ def examples() -> ExampleBatch:
         query=replace(random_queries(B), features=random_queries(B).features | {"clicks_2d": torch.rand(B, 2)}),
         target=torch.randint(0, NUM_PINS, (B,), generator=seeded(3)),
         weight=torch.ones(B),
+        user=torch.arange(B),
+        negatives=torch.zeros((B, 0), dtype=torch.int64),
     )
 
 
@@ -146,13 +151,24 @@ def random_counts(seed: int, rows: int) -> Tensor:
     return torch.randint(0, 9, (rows, len(COUNTS)), generator=seeded(seed)).float().log1p()
 
 
-def pool_of(batch: ExampleBatch, rows: Tensor) -> tuple[PinBatch, Pool]:
+def whole_step(counts: StepCounts | None) -> Step:
+    """The full softmax: every row against the whole catalogue."""
+    own = OwnPins(rows=examples().target[:, None])
+    return Step(own=own, pool=None, counts=counts, row_weight_B=torch.ones(B))
+
+
+def sampled_step(batch: ExampleBatch, rows: Tensor, counts: StepCounts | None) -> tuple[PinBatch, Step]:
+    """Every row against these pins, each expected once."""
     mentioned, pins = mentioned_pins(batch.query, rows, batch.target), random_pins()
     few = PinBatch(rows=mentioned, features={name: value[mentioned] for name, value in pins.features.items()})
-    return few, Pool(rows=rows, num_in_batch=0)
+    nobody = torch.zeros(0, dtype=torch.int64)
+    pool = Pool(rows=rows, num_in_batch=0, num_served=0, user=nobody, task=nobody)
+    own = OwnPins(rows=batch.target[:, None])
+    return few, Step(own=own, pool=pool, counts=counts, row_weight_B=torch.ones(B))
 
 
-NO_SHARES = PinShares(trained=torch.zeros(NUM_PINS), served=torch.zeros(NUM_PINS))
+NO_SHARES = PinShares(trained=torch.zeros(len(TASKS), NUM_PINS), served=torch.zeros(NUM_PINS))
+SAMPLED = LossConfig(kind=LossKind.SAMPLED_SOFTMAX)
 
 
 def test_towers_start_as_they_would_without_counts() -> None:
@@ -164,12 +180,13 @@ def test_towers_start_as_they_would_without_counts() -> None:
     assert not state.pop("pin.counts.weight").any()
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
     assert state.keys() == plain.state_dict().keys()
-    batch, counts = examples(), StepCounts(targets=random_counts(1, B), others=random_counts(2, NUM_PINS))
-    for config in (LossConfig(), LossConfig(kind=LossKind.SAMPLED_SOFTMAX)):
-        few, pool = pool_of(batch, torch.arange(NUM_PINS))
-        of_kind = (random_pins(), None) if config.kind is LossKind.FULL_SOFTMAX else (few, pool)
-        expected = Objective(plain, config, NO_SHARES)(batch, *of_kind)
-        torch.testing.assert_close(Objective(counting, config, NO_SHARES)(batch, *of_kind, counts), expected)
+    batch, counts = examples(), StepCounts(own=random_counts(1, B)[:, None], others=random_counts(2, NUM_PINS))
+    whole = Objective(counting, LossConfig(), NO_SHARES)(batch, random_pins(), whole_step(counts))
+    torch.testing.assert_close(whole, Objective(plain, LossConfig(), NO_SHARES)(batch, random_pins(), whole_step(None)))
+    rows = torch.arange(NUM_PINS)
+    sampled = Objective(counting, SAMPLED, NO_SHARES)(batch, *sampled_step(batch, rows, counts))
+    expected = Objective(plain, SAMPLED, NO_SHARES)(batch, *sampled_step(batch, rows, None))
+    torch.testing.assert_close(sampled, expected)
 
 
 def test_counts_move_the_embedding_of_a_pin_and_not_its_input() -> None:
@@ -195,42 +212,38 @@ def test_the_query_tower_reads_the_counts_of_people() -> None:
 
 def test_the_full_softmax_sees_each_target_as_of_its_own_row() -> None:
     towers, batch = random_towers(shapes=COUNTED), examples()
-    counts = StepCounts(targets=random_counts(1, B), others=random_counts(2, NUM_PINS))
-    found = Objective(towers, LossConfig(), NO_SHARES)(batch, random_pins(), None, counts)
+    of_targets, others = random_counts(1, B), random_counts(2, NUM_PINS)
+    step = whole_step(StepCounts(own=of_targets[:, None], others=others))
+    found = Objective(towers, LossConfig(), NO_SHARES)(batch, random_pins(), step)
     inputs = towers.pin.inputs(random_pins())
     query = towers.query(batch.query, inputs)
+    expected = []
     for row, target in enumerate(batch.target.tolist()):
-        as_seen = counts.others.clone()
-        as_seen[target] = counts.targets[row]
-        alone = full_softmax_loss(
-            query_Bd=query[row : row + 1],
-            pin_Nd=towers.pin(inputs, as_seen),
-            target_B=batch.target[row : row + 1],
-            temperature=towers.temperature,
-        )
-        torch.testing.assert_close(found[row : row + 1], alone)
+        as_seen = others.clone()
+        as_seen[target] = of_targets[row]
+        logits = query[row] @ towers.pin(inputs, as_seen).T / towers.temperature
+        expected.append(F.cross_entropy(logits, batch.target[row]))
+    torch.testing.assert_close(found, torch.stack(expected).sum())
 
 
 def test_the_sampled_softmax_over_every_pin_once_is_the_full_one() -> None:
     towers, batch = random_towers(shapes=COUNTED), examples()
     shuffled = torch.randperm(NUM_PINS, generator=seeded(9))
-    others, targets = random_counts(2, NUM_PINS), random_counts(1, B)
-    full = Objective(towers, LossConfig(), NO_SHARES)
-    sampled = Objective(towers, LossConfig(kind=LossKind.SAMPLED_SOFTMAX), NO_SHARES)
-    expected = full(batch, random_pins(), None, StepCounts(targets=targets, others=others))
-    found = sampled(batch, *pool_of(batch, shuffled), StepCounts(targets=targets, others=others[shuffled]))
+    others, own = random_counts(2, NUM_PINS), random_counts(1, B)[:, None]
+    full, sampled = Objective(towers, LossConfig(), NO_SHARES), Objective(towers, SAMPLED, NO_SHARES)
+    expected = full(batch, random_pins(), whole_step(StepCounts(own=own, others=others)))
+    found = sampled(batch, *sampled_step(batch, shuffled, StepCounts(own=own, others=others[shuffled])))
     torch.testing.assert_close(found, expected)
-    assert (
-        found - sampled(batch, *pool_of(batch, shuffled), StepCounts(targets=targets, others=others))
-    ).abs().max() > 1e-2
+    other = sampled(batch, *sampled_step(batch, shuffled, StepCounts(own=own, others=others)))
+    assert (found - other).abs() > 1e-2
 
 
 def test_gradients_reach_the_counts_of_targets_and_others() -> None:
     towers, batch = random_towers(shapes=COUNTED), examples()
-    targets, others = random_counts(1, B).requires_grad_(), random_counts(2, NUM_PINS).requires_grad_()
-    counts = StepCounts(targets=targets, others=others)
-    Objective(towers, LossConfig(), NO_SHARES)(batch, random_pins(), None, counts).sum().backward()
-    assert targets.grad is not None
+    own, others = random_counts(1, B)[:, None].requires_grad_(), random_counts(2, NUM_PINS).requires_grad_()
+    step = whole_step(StepCounts(own=own, others=others))
+    Objective(towers, LossConfig(), NO_SHARES)(batch, random_pins(), step).backward()
+    assert own.grad is not None
     assert others.grad is not None
-    assert targets.grad.abs().sum(1).min() > 0
+    assert own.grad.abs().sum((1, 2)).min() > 0
     assert others.grad.abs().sum(1).min() > 0

@@ -19,9 +19,10 @@ from convcg.data.split import DAY
 from convcg.data.tables import RowTable
 from convcg.features import FeatureShape, FeatureShapes, Kind
 from convcg.model.loss import LossConfig, LossKind, PinShares
-from convcg.model.objective import Pool
+from convcg.model.step import OwnPins, Pool
 from convcg.model.two_tower import TwoTower
-from convcg.train import Trained, counts_of_step, train
+from convcg.train import Trained, train
+from convcg.train_step import counts_of_step
 from convcg.types import ACTION_CODE, Action
 
 NUM_PINS, NUM_HOT, BATCH, TRAIN_DAYS, LAST_DAY = 60, 3, 48, 30, 60
@@ -60,6 +61,7 @@ def examples(target: torch.Tensor, day: torch.Tensor) -> ExampleBatch:
     """Queries that say nothing."""
     count, nothing = len(target), torch.full((len(target), 0), PADDING)
     query = QueryBatch(
+        task=torch.zeros(count, dtype=torch.int64),
         surface=torch.zeros(count, dtype=torch.int64),
         subject_pin=torch.full((count,), PADDING),
         query_words=nothing,
@@ -70,7 +72,14 @@ def examples(target: torch.Tensor, day: torch.Tensor) -> ExampleBatch:
         history_dwell=nothing.float(),
         features={},
     )
-    return ExampleBatch(query=query, target=target, weight=torch.ones(count), day=day)
+    return ExampleBatch(
+        query=query,
+        target=target,
+        weight=torch.ones(count),
+        user=torch.arange(count),
+        negatives=torch.full((count, 0), PADDING),
+        day=day,
+    )
 
 
 @cache
@@ -108,7 +117,9 @@ def task(pins: PinEncoder, batches: Callable[[int], Iterator[ExampleBatch]], cou
         if counted
         else PinEncoder(RowTable(pa.table({"pin_id": [str(row) for row in range(NUM_PINS)]})), SHAPES.pin[:1])
     )
-    return Trained(pins=shown, shares=PinShares(trained=even, served=even), batches=batches, validate=None)
+    return Trained(
+        pins=shown, shares=PinShares(trained=even.expand(2, -1), served=even), batches=batches, num_batches=12
+    )
 
 
 def fashion_batches(epoch: int) -> Iterator[ExampleBatch]:
@@ -160,20 +171,27 @@ def test_a_target_does_not_show_in_the_counts_of_its_own_day(loss: LossConfig, t
 
 
 def test_positives_are_seen_as_of_their_own_days_and_all_others_as_of_one_day() -> None:
-    """Every count differs: a pin is clicked as often on a day as its row and the day say."""
+    """Every count differs: a pin is clicked as often on a day as its row and the day say.
+
+    A row's other own pins are seen as of its day, too; what is no pin is seen as the target.
+    """
     pins = pins_with([(pin, day) for pin in range(6) for day in range(5) for _ in range(1 + pin + 7 * day)])
     batch = examples(torch.tensor([3, 3, 0]), torch.tensor([1, 4, 2]))
-    pool = Pool(rows=torch.tensor([3, 3, 0, 5, 3]), num_in_batch=3)
+    nobody = torch.zeros(3, dtype=torch.int64)
+    rows = torch.tensor([3, 3, 0, 5, 3])
+    pool = Pool(rows=rows, num_in_batch=3, num_served=0, user=nobody, task=nobody)
+    own = OwnPins(rows=torch.tensor([[3, 1], [3, 2], [0, PADDING]]))
     drawn = set()
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        found = counts_of_step(pins, batch, pool, batch.day, generator)
-        targets, others = ((each.exp() - 1).round().int().flatten().tolist() for each in (found.targets, found.others))
-        assert targets == others[:3] == [1 + 3, 1 + 3 + 21, 1 + 7]
+        found = counts_of_step(pins, batch.day, own, pool, batch.day, generator)
+        of_own, others = ((each.exp() - 1).round().int().squeeze(-1).tolist() for each in (found.own, found.others))
+        assert of_own == [[1 + 3, 1 + 1], [1 + 3 + 21, 1 + 2 + 21], [1 + 7, 1 + 7]]
+        assert others[:3] == [row[0] for row in of_own]
         day = {6: 1, 27: 4, 13: 2}[others[3]]
         assert others[4] == 4 + 7 * (day - 1)
-        whole = counts_of_step(pins, batch, None, batch.day, torch.Generator().manual_seed(seed))
-        assert torch.equal(whole.targets, found.targets)
+        whole = counts_of_step(pins, batch.day, own, None, batch.day, torch.Generator().manual_seed(seed))
+        assert torch.equal(whole.own, found.own)
         assert torch.equal(whole.others, pins.all_counts(day))
         drawn.add(day)
     assert drawn == {1, 2, 4}
@@ -214,7 +232,7 @@ def train_with_counts_as_rank(rank: int, world_size: int, directory: str) -> Non
     own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
 
     def mine(epoch: int) -> Iterator[ExampleBatch]:
-        return (replace(part_of(batch, own), day=batch.day[own]) for batch in fashion_batches(epoch))
+        return (part_of(batch, own) for batch in fashion_batches(epoch))
 
     for kind, loss in LOSSES.items():
         towers = fresh(seed=rank)

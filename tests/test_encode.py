@@ -14,6 +14,7 @@ from convcg.data.tables import RowTable, build_pin_table, build_user_table, writ
 from convcg.errors import DataError
 from convcg.features import MAX_BAG_LENGTH, Feature, Kind
 from convcg.storage import locate
+from convcg.types import TASK_CODE, TASKS, Task
 
 FEATURES = (
     Feature(name="pin_id", kind=Kind.ID),
@@ -138,10 +139,17 @@ def test_queries_carry_user_features() -> None:
     assert table[PREFIX + "visual"][0].as_py() == [1.0, 0.0]
 
 
-def test_examples_carry_target_and_weight() -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_examples_carry_what_they_teach(task: Task) -> None:
     table = queries().append_column("target", pa.array([3, 1, 2], pa.int32()))
-    batch = encode_examples(table.append_column("weight", pa.array([1.0, 0.5, 0.25], pa.float32())), ())
+    table = table.append_column("weight", pa.array([1.0, 0.5, 0.25], pa.float32()))
+    table = table.append_column("user_id", pa.array(["a", "b", "a"]))
+    table = table.append_column("negatives", pa.array([[7, 9], [], [8]], pa.list_(pa.int32())))
+    batch = encode_examples(table, (), task)
     assert len(batch) == 3
+    assert batch.query.task.tolist() == [TASK_CODE[task]] * 3
+    assert batch.negatives.tolist() == [[7, 9], [-1, -1], [8, -1]]
+    assert batch.user[0] == batch.user[2] != batch.user[1]
     assert (batch.target.dtype, batch.target.tolist()) == (torch.int64, [3, 1, 2])
     assert (batch.weight.dtype, batch.weight.tolist()) == (torch.float32, [1.0, 0.5, 0.25])
     assert torch.equal(batch.query.history_pin, encode_queries(queries(), ()).history_pin)

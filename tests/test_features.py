@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from convcg.batch import PADDING
 from convcg.data.feature_encoders import Encoders, FeatureEncoder, as_array, fit_encoders, padded_lists
 from convcg.errors import DataError
-from convcg.features import MAX_BAG_LENGTH, Feature, Kind
+from convcg.features import MAX_BAG_LENGTH, Feature, FeatureSpec, Kind
 
 RNG = np.random.default_rng(5)
 
@@ -175,11 +176,29 @@ def test_a_missing_column_is_an_error_that_names_the_others() -> None:
 def test_encoders_survive_json() -> None:
     number, bag = pa.array([1.0, 2.5]), pa.array([["a"], ["b", "é"]])
     table = pa.table({"id": ["x", "y"], "one": number, "two": bag, "three": ["u", None], "four": [[1.0], [2.0]]})
-    kinds = {"id": Kind.ID, "one": Kind.NUMBER, "two": Kind.BAG, "three": Kind.CATEGORY, "four": Kind.VECTOR}
+    kinds = {"one": Kind.NUMBER, "two": Kind.BAG, "three": Kind.CATEGORY, "four": Kind.VECTOR}
     features = [Feature(name=name, kind=kind, log=name == "one") for name, kind in kinds.items()]
-    encoders = Encoders(pin=fit_encoders(table, features), user=fit_encoders(table, features[1:]))
+    pin = [Feature(name="id", kind=Kind.ID, hashed_rows=8, dropout=0.2), Feature(name="graph", kind=Kind.GRAPH)]
+    encoders = Encoders(pin=fit_encoders(table, pin + features), user=fit_encoders(table, features))
     assert Encoders.from_bytes(encoders.to_bytes()) == encoders
-    assert [shape.size for shape in encoders.shapes.pin] == [2, 2, 4, 2, 1]
+    assert [shape.size for shape in encoders.shapes.pin] == [2, 0, 2, 4, 2, 1]
+    assert [(shape.hashed_rows, shape.dropout) for shape in encoders.shapes.pin[:2]] == [(8, 0.2), (None, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("side", "feature", "message"),
+    [
+        ("pin", {"kind": "category", "hashed_rows": 100}, "hashed_rows is for kind id"),
+        ("pin", {"kind": "id", "hashed_rows": 1}, "greater than or equal to 2"),
+        ("pin", {"kind": "bag", "dropout": 0.1}, "dropout is for kinds id and category"),
+        ("pin", {"kind": "id", "dropout": 1.0}, "less than 1"),
+        ("user", {"kind": "id"}, "which pins have and people do not"),
+        ("user", {"kind": "graph"}, "which pins have and people do not"),
+    ],
+)
+def test_a_feature_that_means_nothing_is_refused(side: str, feature: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FeatureSpec.model_validate({side: [{"name": "it", **feature}]})
 
 
 LISTS = [[1, 2, 3], None, [], [4], None, [5, 6]]

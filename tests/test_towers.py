@@ -10,19 +10,12 @@ from pydantic import ValidationError
 from torch import Tensor
 from towers import CONFIG, NUM_PINS, SHAPES, random_features, random_pins, random_queries, random_towers, rows_of
 
-from convcg.batch import PADDING, ExampleBatch, PinBatch, QueryBatch
+from convcg.batch import PADDING, PinBatch, QueryBatch
 from convcg.errors import ConfigError
 from convcg.features import FeatureShape, FeatureShapes, Kind
-from convcg.model.loss import (
-    LossConfig,
-    LossKind,
-    PinShares,
-    full_softmax_loss,
-    log_expected_count,
-    sampled_softmax_loss,
-)
-from convcg.model.objective import Objective, Pool
-from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower, mentioned_pins
+from convcg.model.towers import TowerConfig
+from convcg.model.two_tower import ModelConfig, PinStart, TwoTower, mentioned_pins
+from convcg.types import ACTION_CODE, Action
 
 B = 14
 
@@ -97,7 +90,8 @@ def test_the_order_of_a_history_does_not_matter_where_ages_are_equal() -> None:
 def test_the_history_is_the_weighted_mean_of_its_pins() -> None:
     towers, queries = random_towers(), random_queries(B)
     inputs, pool = towers.pin.inputs(random_pins()).detach(), towers.query.history
-    found = pool(queries, inputs, queries.history_pin).detach()
+    present = queries.history_pin != PADDING
+    found = pool(queries, inputs[queries.history_pin], present).detach()
     for row in range(B):
         total = torch.zeros(CONFIG.dim)
         for place in range(int((queries.history_pin[row] != PADDING).sum())):
@@ -236,69 +230,56 @@ def test_a_temperature_outside_its_bounds_is_refused() -> None:
         ModelConfig(min_temperature=0.3)
 
 
-_RISING = torch.arange(NUM_PINS) / (NUM_PINS * (NUM_PINS - 1) / 2)
-SHARES = PinShares(trained=_RISING, served=_RISING.flip(0))
-
-
-def examples(seed: int = 3) -> ExampleBatch:
-    target = torch.randint(0, NUM_PINS, (B,), generator=torch.Generator().manual_seed(seed))
-    return ExampleBatch(query=random_queries(B), target=target, weight=torch.ones(B))
-
-
-def test_the_full_objective_is_the_full_softmax_of_the_towers() -> None:
-    towers, batch, pins = random_towers(), examples(), random_pins()
-    objective = Objective(towers, LossConfig(), SHARES)
-    inputs = towers.pin.inputs(pins)
-    expected = full_softmax_loss(
-        query_Bd=towers.query(batch.query, inputs),
-        pin_Nd=towers.pin(inputs),
-        target_B=batch.target,
-        temperature=towers.temperature,
-    )
-    torch.testing.assert_close(objective(batch, pins, None), expected)
-
-
-@pytest.mark.parametrize("correction", [1.0, 0.5])
-def test_the_sampled_objective_is_the_sampled_softmax_of_the_towers(correction: float) -> None:
-    towers, batch, pins = random_towers(), examples(), random_pins()
-    config = LossConfig(kind=LossKind.SAMPLED_SOFTMAX, correction=correction)
-    rows = torch.cat([batch.target, torch.arange(0, NUM_PINS, 3), torch.tensor([NUM_PINS - 1])])
-    mentioned = mentioned_pins(batch.query, rows)
-    few = PinBatch(rows=mentioned, features={name: value[mentioned] for name, value in pins.features.items()})
-    found = Objective(towers, config, SHARES)(batch, few, Pool(rows=rows, num_in_batch=B, num_served=1))
-    inputs = towers.pin.inputs(pins)
-    embedding = towers.pin(inputs)
-    expected = sampled_softmax_loss(
-        query_Bd=towers.query(batch.query, inputs),
-        positive_Bd=embedding[batch.target],
-        pool_Pd=embedding[rows],
-        log_count_P=log_expected_count(
-            rows_P=rows,
-            shares=SHARES,
-            num_in_batch=B,
-            num_uniform=len(rows) - B - 1,
-            num_served=1,
-            correction=correction,
-        ),
-        drop_BP=batch.target[:, None] == rows[None, :],
-        temperature=towers.temperature,
-    )
-    torch.testing.assert_close(found, expected)
+IDS = FeatureShape(name="pin_id", kind=Kind.ID, size=3)
 
 
 def test_pins_start_from_given_vectors_except_where_those_are_zero() -> None:
-    pin = TwoTower(
-        ModelConfig(dim=4), FeatureShapes(pin=(FeatureShape(name="pin_id", kind=Kind.ID, size=3),), user=())
-    ).pin
+    pin = TwoTower(ModelConfig(dim=4), FeatureShapes(pin=(IDS,), user=())).pin
     random = pin.features.id_table().weight.detach().clone()
     given = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0.6, 0.8]])
-    pin.start_from(given)
+    pin.start_from(given, torch.tensor([3, 0, 5]))
     started = pin.inputs(PinBatch(rows=torch.arange(3), features={})).detach()
     assert torch.equal(started[[0, 2]], given[[0, 2]])
     assert torch.equal(started[1], random[1])
+    assert torch.equal(pin.seen(started, torch.arange(3)), started)  # without gains the degree is not read
 
 
-def test_a_start_needs_an_id_feature() -> None:
-    shapes = FeatureShapes(pin=(FeatureShape(name="visual", kind=Kind.VECTOR, size=2),), user=())
+def test_common_pins_start_short_in_a_history_and_long_by_themselves() -> None:
+    config = ModelConfig(dim=4, history_gain=True, pin_length="free", pin_tower=TowerConfig(hidden=()))
+    pin = TwoTower(config, FeatureShapes(pin=(IDS,), user=())).pin
+    vectors = torch.eye(3, 4) * torch.tensor([[2.0], [0.5], [0.0]])
+    pin.start_from(vectors, torch.tensor([16, 4, 0]))
+    inputs = pin.inputs(PinBatch(rows=torch.arange(3), features={}))
+    seen = pin.seen(inputs, torch.arange(3)).detach()
+    assert torch.equal(pin(inputs)[:2].detach(), vectors[:2])
+    torch.testing.assert_close(seen[0], vectors[0] * (16 / 8) ** -0.5)  # the mean of log 16 and log 4 is log 8
+    torch.testing.assert_close(seen[1], vectors[1] * (4 / 8) ** -0.5)
+    assert torch.equal(seen[2], inputs[2].detach())
+    two = torch.tensor([2, 1])
+    torch.testing.assert_close(pin.seen(inputs[two], two).detach(), seen[two])
+
+
+def test_checkouts_weigh_twice_as_much_to_begin_with_where_pins_start_from_the_graph_and_nowhere_else() -> None:
+    for start in PinStart:
+        weight = TwoTower(ModelConfig(dim=4, pin_start=start), SHAPES).query.history.action.detach().exp()
+        expected = torch.ones(len(Action))
+        if start is PinStart.GRAPH:
+            expected[ACTION_CODE[Action.CHECKOUT]] = 2
+        torch.testing.assert_close(weight, expected)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [FeatureShape(name="visual", kind=Kind.VECTOR, size=2), replace(IDS, hashed_rows=8)],
+    ids=["vector", "hashed"],
+)
+def test_a_start_needs_an_id_feature_with_a_row_a_pin(shape: FeatureShape) -> None:
+    pin = TwoTower(ModelConfig(dim=4), FeatureShapes(pin=(shape,), user=())).pin
     with pytest.raises(ConfigError, match="needs trained pin vectors"):
-        TwoTower(ModelConfig(dim=4), shapes).pin.start_from(torch.ones(3, 4))
+        pin.start_from(torch.ones(3, 4), torch.ones(3))
+
+
+def test_gains_need_an_id_feature() -> None:
+    shapes = FeatureShapes(pin=(FeatureShape(name="visual", kind=Kind.VECTOR, size=2),), user=())
+    with pytest.raises(ConfigError, match=r"history_gain.*pin_id"):
+        TwoTower(ModelConfig(dim=4, history_gain=True), shapes)

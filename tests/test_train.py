@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor
 from training import (
     BATCH,
     CALM,
+    EVERYTHING,
     LOSSES,
     MODEL,
     NUM_BATCHES,
     NUM_GROUPS,
+    TWO_HEADS,
     LocalContext,
     config,
     fresh_towers,
@@ -25,9 +28,11 @@ from training import (
     weights_of,
 )
 
+from convcg.batch import ExampleBatch
 from convcg.errors import TrainingError
 from convcg.model.loss import LossConfig, LossKind
-from convcg.train import train
+from convcg.model.towers import HeadKind
+from convcg.train import Precision, hard_weight, learning_rate, train
 
 LONG = config(epochs=20)
 
@@ -40,6 +45,10 @@ def _one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+#: One of each advertiser loss, under either kind of softmax.
+MANY = {name: loss for name, loss in EVERYTHING.items() if not name.endswith("none")}
 
 
 @pytest.fixture(params=list(LossKind))
@@ -65,6 +74,20 @@ def test_where_nothing_is_planted_nothing_is_found(loss: LossConfig, tmp_path: P
     nothing = task(lambda epoch: (planted(1000 * epoch + batch, shuffled=True) for batch in range(NUM_BATCHES)))
     train(towers, LONG, loss, nothing, LocalContext(tmp_path), None)
     assert recall_at_1(towers, planted(-1, count=2000, shuffled=True)) == pytest.approx(1 / NUM_GROUPS, abs=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in MANY if name.startswith("sampled")])
+def test_what_is_planted_is_found_beside_an_advertiser_loss(name: str, tmp_path: Path) -> None:
+    towers = fresh_towers(CALM)
+    train(towers, LONG, MANY[name], task(), LocalContext(tmp_path), None)
+    assert recall_at_1(towers, planted(-1, count=500)) == 1.0
+
+
+def test_what_is_planted_is_found_in_bfloat16_and_with_a_falling_learning_rate(tmp_path: Path) -> None:
+    towers = fresh_towers(CALM)
+    falling = LONG.model_copy(update={"precision": Precision.BFLOAT16, "final_learning_rate_share": 0.05})
+    train(towers, falling, LOSSES[LossKind.SAMPLED_SOFTMAX], task(), LocalContext(tmp_path), None)
+    assert recall_at_1(towers, planted(-1, count=500)) == 1.0
 
 
 def test_examples_without_weight_teach_nothing(tmp_path: Path, loss: LossConfig) -> None:
@@ -94,6 +117,27 @@ def test_a_run_that_is_resumed_anywhere_ends_with_the_same_weights_bit_for_bit(
         if other.checkpoints():
             last = load_file(other.checkpoints()[-1] / "optimizer.safetensors")
             assert differing(last, load_file(checkpoints[-1] / "optimizer.safetensors")) == []
+
+
+@pytest.mark.parametrize("name", list(MANY))
+@pytest.mark.parametrize("heads", list(HeadKind))
+def test_a_resumed_run_with_an_advertiser_loss_ends_with_the_same_weights_bit_for_bit(
+    name: str, heads: HeadKind, tmp_path: Path
+) -> None:
+    """Also what the loss trains beside the towers: prototypes and their running means."""
+    model = MODEL.model_copy(update={"heads": heads, "prefixes": (8,)})
+    settings = config(checkpoint_every_steps=7, final_learning_rate_share=0.1)
+    towers, context = fresh_towers(model), LocalContext(tmp_path / "whole")
+    train(towers, settings, MANY[name], task(), context, None)
+    checkpoints = context.checkpoints()
+    for checkpoint in checkpoints[:-1]:
+        resumed, other = fresh_towers(model, seed=7), LocalContext(tmp_path / f"from-{checkpoint.name}")
+        train(resumed, settings, MANY[name], task(), other, checkpoint)
+        assert differing(weights_of(resumed), weights_of(towers)) == [], checkpoint
+        for file in ("loss.safetensors", "optimizer.safetensors"):
+            assert differing(load_file(other.checkpoints()[-1] / file), load_file(checkpoints[-1] / file)) == []
+    own = load_file(checkpoints[-1] / "loss.safetensors")
+    assert sorted(own) == (["mean", "table.weight"] if "prototype" in name else [])
 
 
 def test_a_checkpoint_holds_the_weights_of_its_step(loss: LossConfig, tmp_path: Path) -> None:
@@ -136,9 +180,11 @@ def test_a_checkpoint_of_another_model_or_version_is_refused(tmp_path: Path) -> 
     checkpoint = context.checkpoints()[0]
     with pytest.raises(TrainingError, match=f"{checkpoint.name} does not fit"):
         train(fresh_towers(MODEL.model_copy(update={"dim": 8})), config(), full, task(), context, checkpoint)
+    with pytest.raises(TrainingError, match=f"{checkpoint.name} does not fit"):
+        train(fresh_towers(), config(), MANY["full_softmax-prototype"], task(), context, checkpoint)
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     progress = (other / "progress.json").read_text()
-    (other / "progress.json").write_text(progress.replace('"checkpoint_version": 1', '"checkpoint_version": 9'))
+    (other / "progress.json").write_text(progress.replace('"checkpoint_version": 2', '"checkpoint_version": 9'))
     with pytest.raises(TrainingError, match=r"other .*version 9.*Delete the run's directory"):
         train(fresh_towers(), config(), full, task(), context, other)
 
@@ -154,6 +200,38 @@ def test_metrics_are_logged_at_their_steps_and_validation_after_each_epoch(tmp_p
     assert [row["validation_recall_at_100"] for row in context.saved] == [-1, -1, 0.5, -1, -1, 0.75]
     losses = [metrics["loss"] for _, metrics in context.logged if "loss" in metrics]
     assert losses[0] > losses[-1] > 0
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
+    falling = config(warmup_steps=10, learning_rate=2.0, final_learning_rate_share=0.1)
+    assert learning_rate(falling, 1, 110) == pytest.approx(0.2)
+    assert learning_rate(falling, 10, 110) == pytest.approx(2.0)
+    assert learning_rate(falling, 60, 110) == pytest.approx(2 * 0.55)
+    assert learning_rate(falling, 110, 110) == pytest.approx(0.2)
+    assert learning_rate(falling, 300, 110) == pytest.approx(0.2)
+    constant = config(warmup_steps=0, learning_rate=2.0)
+    assert [learning_rate(constant, step, 10) for step in (1, 5, 10)] == [2.0] * 3
+
+
+def test_hard_negatives_come_in_late_and_in_a_line() -> None:
+    loss = LossConfig(hard_weight=0.4, hard_from=0.2)
+    found = [hard_weight(loss, step, 100) for step in (1, 20, 60, 100)]
+    assert found == pytest.approx([0.0, 0.0, 0.2, 0.4])
+    assert hard_weight(LossConfig(), 100, 100) == 0
+
+
+def test_the_temperature_does_not_decay(tmp_path: Path) -> None:
+    """Where nothing weighs anything there is no gradient: what changes is decay."""
+
+    def nothing(epoch: int) -> Iterator[ExampleBatch]:
+        return (replace(batch, weight=torch.zeros(BATCH)) for batch in task().batches(epoch))
+
+    towers = fresh_towers(CALM)
+    table, temperature = towers.pin.features.id_table().weight, towers.log_temperature
+    before = table.norm().item(), temperature.item()
+    train(towers, config(weight_decay=0.1), LOSSES[LossKind.FULL_SOFTMAX], task(nothing), LocalContext(tmp_path), None)
+    assert table.norm().item() < before[0]
+    assert temperature.item() == before[1]
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +255,20 @@ def test_two_processes_train_the_weights_of_one_with_the_whole_batch(
             ranks[0][name], value, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert len(differing(untrained, ranks[0])) > 5
+
+
+@pytest.mark.parametrize("name", list(EVERYTHING))
+def test_two_processes_train_as_one_with_every_loss_and_two_heads(
+    name: str, two_processes: Path, tmp_path: Path
+) -> None:
+    alone = fresh_towers(TWO_HEADS)
+    train(alone, config(epochs=1), EVERYTHING[name], task(), LocalContext(tmp_path), None)
+    ranks = [load_file(two_processes / f"{name}-{rank}.safetensors") for rank in range(2)]
+    assert differing(*ranks) == []
+    for parameter, value in weights_of(alone).items():
+        torch.testing.assert_close(
+            ranks[0][parameter], value, rtol=0, atol=2e-5, msg=lambda text, which=parameter: f"{which}: {text}"
+        )
 
 
 def test_a_loss_that_one_rank_finds_not_finite_stops_all_before_a_checkpoint(two_processes: Path) -> None:

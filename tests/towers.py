@@ -7,7 +7,10 @@ from torch import Tensor
 
 from convcg.batch import PADDING, PinBatch, QueryBatch
 from convcg.features import MAX_BAG_LENGTH, FeatureShape, FeatureShapes, Kind
-from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower
+from convcg.model.history import HistoryEncoderConfig, HistoryKind
+from convcg.model.inputs import InputKind
+from convcg.model.towers import HeadKind, TowerConfig, TowerKind
+from convcg.model.two_tower import ModelConfig, PinLength, TwoTower
 
 NUM_PINS = 40
 SIDE = (
@@ -20,6 +23,45 @@ SHAPES = FeatureShapes(pin=(FeatureShape(name="pin_id", kind=Kind.ID, size=NUM_P
 CONFIG = ModelConfig(
     dim=12, query_tower=TowerConfig(hidden=(16,)), pin_tower=TowerConfig(hidden=(16, 8)), num_query_words=32
 )
+TRANSFORMER = HistoryEncoderConfig(kind=HistoryKind.TRANSFORMER, width=8, heads=2, recent=3)
+
+
+def both(kind: TowerKind, **tower: object) -> dict[str, TowerConfig]:
+    """The same tower on both sides."""
+    config = TowerConfig(kind=kind, **tower)  # type: ignore[arg-type]
+    return {"query_tower": config, "pin_tower": config}
+
+
+_CONCAT = {"inputs": InputKind.CONCAT, "feature_dim": 6}
+_DEEP = {"hidden": (16, 8)}
+#: Every kind of tower and every option, by itself and together.
+VARIANTS = {
+    name: CONFIG.model_copy(update=update)
+    for name, update in {
+        "default": {},
+        "concat": _CONCAT,
+        "mlp": {**_CONCAT, **both(TowerKind.MLP, **_DEEP)},
+        "cross": both(TowerKind.CROSS, cross_layers=2),
+        "low rank": {**_CONCAT, **both(TowerKind.CROSS, cross_rank=3)},
+        "parallel": {**_CONCAT, **both(TowerKind.PARALLEL, **_DEEP)},
+        "sequential": {**_CONCAT, **both(TowerKind.SEQUENTIAL, hidden=(8,))},
+        "sequential matched": {**_CONCAT, **both(TowerKind.SEQUENTIAL_MATCHED, **_DEEP)},
+        "two heads": {"heads": HeadKind.MULTI},
+        "task token": {"task_token": True},
+        "context layer": {"context_layer": True},
+        "free length": {"pin_length": PinLength.FREE, "history_gain": True},
+        "transformer": {"history": TRANSFORMER},
+        "everything": {
+            **_CONCAT,
+            **both(TowerKind.PARALLEL, **_DEEP),
+            "heads": HeadKind.MULTI,
+            "task_token": True,
+            "pin_length": PinLength.FREE,
+            "history_gain": True,
+            "history": TRANSFORMER,
+        },
+    }.items()
+}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -72,6 +114,7 @@ def random_queries(count: int, *, longest: int = 6, seed: int = 2, num_pins: int
         return torch.randint(low, high, (count, longest), generator=generator).masked_fill(absent, PADDING)
 
     return QueryBatch(
+        task=torch.arange(count) % 2,
         surface=torch.randint(0, 3, (count,), generator=generator),
         subject_pin=subject,
         query_words=words,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
@@ -14,8 +15,10 @@ from convcg.data.encode import PinEncoder
 from convcg.data.tables import RowTable
 from convcg.errors import TrainingError
 from convcg.features import FeatureShape, FeatureShapes, Kind
+from convcg.model.advertiser import AdvertiserForm, AdvertiserLossConfig, Advertisers
 from convcg.model.loss import LossConfig, LossKind, PinShares
-from convcg.model.two_tower import ModelConfig, TowerConfig, TwoTower
+from convcg.model.towers import HeadKind, TowerConfig
+from convcg.model.two_tower import ModelConfig, TwoTower
 from convcg.train import TrainConfig, Trained, train
 
 NUM_GROUPS, NUM_SURFACES, PINS_PER_GROUP = 4, 3, 3
@@ -38,7 +41,22 @@ CALM = MODEL.model_copy(
         "pin_tower": TowerConfig(hidden=(32,), dropout=0.0),
     }
 )
+#: With a head for each task, and one prefix.
+TWO_HEADS = CALM.model_copy(update={"heads": HeadKind.MULTI, "prefixes": (8,)})
 LOSSES = {kind: LossConfig(kind=kind, num_uniform_negatives=48, num_served_negatives=16) for kind in LossKind}
+#: Everything that a loss can have at once, but for the form of the advertiser loss, of which there is one.
+EVERYTHING = {
+    f"{kind.value}-{form.value}": loss.model_copy(
+        update={
+            "advertiser": AdvertiserLossConfig(form=form, weight=0.3, max_share=1.0),
+            "conversion_share": 0.6,
+            "hard_weight": 0.2,
+            "mask_same_advertiser": form is AdvertiserForm.NONE,
+        }
+    )
+    for kind, loss in LOSSES.items()
+    for form in AdvertiserForm
+}
 
 
 def planted(seed: int, *, count: int = BATCH, shuffled: bool = False) -> ExampleBatch:
@@ -54,6 +72,7 @@ def planted(seed: int, *, count: int = BATCH, shuffled: bool = False) -> Example
     if shuffled:
         target = target[torch.randperm(count, generator=generator)]
     query = QueryBatch(
+        task=torch.arange(count) % 2,
         surface=surface,
         subject_pin=torch.full((count,), PADDING),
         query_words=torch.full((count, 0), PADDING),
@@ -64,7 +83,14 @@ def planted(seed: int, *, count: int = BATCH, shuffled: bool = False) -> Example
         history_dwell=torch.where(within == 0, float("nan"), torch.rand(count, 3, generator=generator) * 100),
         features={"taste": torch.randn(count, 2, generator=generator)},
     )
-    return ExampleBatch(query=query, target=target, weight=torch.rand(count, generator=generator) + 0.1)
+    others = _FIRST_TARGET + (target[:, None] - _FIRST_TARGET + torch.tensor([1, 2])) % NUM_GROUPS
+    return ExampleBatch(
+        query=query,
+        target=target,
+        weight=torch.rand(count, generator=generator) + 0.1,
+        user=torch.arange(count) + count * seed,
+        negatives=others.where(torch.rand(count, 2, generator=generator) < 0.5, PADDING),
+    )
 
 
 def catalogue() -> PinEncoder:
@@ -81,10 +107,29 @@ def task(
     validate: Callable[[TwoTower], float] | None = None,
 ) -> Trained:
     """The planted data, in other batches each epoch."""
-    shares = PinShares(trained=torch.zeros(NUM_PINS), served=torch.ones(NUM_PINS) / NUM_PINS)
-    shares.trained[_FIRST_TARGET:] = 1 / NUM_GROUPS
+    shares = PinShares(trained=torch.zeros(2, NUM_PINS), served=torch.ones(NUM_PINS) / NUM_PINS)
+    shares.trained[:, _FIRST_TARGET:] = 1 / NUM_GROUPS
     usual = lambda epoch: (planted(1000 * epoch + batch) for batch in range(NUM_BATCHES))  # noqa: E731
-    return Trained(pins=catalogue(), shares=shares, batches=batches or usual, validate=validate)
+    return Trained(
+        pins=catalogue(),
+        shares=shares,
+        batches=batches or usual,
+        num_batches=NUM_BATCHES,
+        advertisers=advertisers(),
+        validate=validate,
+    )
+
+
+def advertisers() -> Advertisers:
+    """Each target's advertiser has two pins that nobody buys, too."""
+    of_pin = [f"a{row // PINS_PER_GROUP}" if row % PINS_PER_GROUP < 2 else None for row in range(_FIRST_TARGET)]
+    conversions = np.arange(NUM_PINS) >= _FIRST_TARGET
+    return Advertisers.of(
+        pa.array([*of_pin, *(f"a{group}" for group in range(NUM_GROUPS))]),
+        conversions=conversions.astype(np.int64),
+        engagements=np.zeros(NUM_PINS, np.int64),
+        config=AdvertiserLossConfig(form=AdvertiserForm.SOFT_BAG, max_share=1.0),
+    )
 
 
 def recall_at_1(towers: TwoTower, batch: ExampleBatch) -> float:
@@ -134,9 +179,8 @@ def weights_of(towers: TwoTower) -> dict[str, Tensor]:
 def part_of(batch: ExampleBatch, rows: slice) -> ExampleBatch:
     query = {name: getattr(batch.query, name)[rows] for name in vars(batch.query) if name != "features"}
     features = {name: value[rows] for name, value in batch.query.features.items()}
-    return ExampleBatch(
-        query=QueryBatch(**query, features=features), target=batch.target[rows], weight=batch.weight[rows]
-    )
+    columns = {name: value[rows] for name, value in vars(batch).items() if name != "query" and value is not None}
+    return ExampleBatch(query=QueryBatch(**query, features=features), **columns)
 
 
 def train_as_rank(rank: int, world_size: int, directory: str) -> None:
@@ -155,6 +199,10 @@ def train_as_rank(rank: int, world_size: int, directory: str) -> None:
         train(towers, config(validation_queries=10), loss, task(mine, validate), context, None)
         save_file(weights_of(towers), f"{directory}/{kind}-{rank}.safetensors")
         assert [metrics["validation_recall_at_100"] for metrics in context.saved if metrics["step"] == 24] == [0.25]
+    for name, loss in EVERYTHING.items():
+        towers, context = fresh_towers(TWO_HEADS, seed=rank), LocalContext(Path(directory) / name, rank, world_size)
+        train(towers, config(epochs=1), loss, task(mine), context, None)
+        save_file(weights_of(towers), f"{directory}/{name}-{rank}.safetensors")
     context = LocalContext(Path(directory) / "poisoned" / str(rank), rank, world_size)
     try:
         poisoned = lambda epoch: _poisoned_at_the_end(mine(epoch), rank)  # noqa: E731

@@ -19,7 +19,9 @@ from convcg.data.day_counts import DayCounts
 from convcg.data.feature_encoders import PREFIX, as_array, log_count, padded_lists
 from convcg.data.split import DAY
 from convcg.data.tables import RowTable, single_chunk
+from convcg.data.text_hash import text_hash
 from convcg.features import MAX_BAG_LENGTH, FeatureShape, Kind
+from convcg.types import TASK_CODE, Task
 
 _WORD = re.compile(r"\w+")
 
@@ -38,10 +40,11 @@ QUERY_SCHEMA = pa.schema(
 )
 
 
-def encode_queries(queries: pa.Table, features: Sequence[FeatureShape]) -> QueryBatch:
-    """Rows with the columns of `QUERY_SCHEMA` and the encoded user features, as tensors."""
+def encode_queries(queries: pa.Table, features: Sequence[FeatureShape], task: Task = Task.CONVERSION) -> QueryBatch:
+    """Rows with the columns of `QUERY_SCHEMA` and the encoded user features, as tensors; all ask for `task`."""
     column = {name: single_chunk(queries[name]) for name in queries.column_names}
     return QueryBatch(
+        task=torch.full((queries.num_rows,), TASK_CODE[task]),
         surface=_tensor(column["surface"]),
         subject_pin=_tensor(column["subject_pin"]),
         query_words=torch.from_numpy(_query_words(column["query"])),
@@ -54,15 +57,19 @@ def encode_queries(queries: pa.Table, features: Sequence[FeatureShape]) -> Query
     )
 
 
-def encode_examples(examples: pa.Table, features: Sequence[FeatureShape]) -> ExampleBatch:
-    """Training examples: the columns of a query, target (int32 pin row), weight (float32) and, where pins have counts,
-    time (int64 microseconds since the epoch).
+def encode_examples(examples: pa.Table, features: Sequence[FeatureShape], task: Task) -> ExampleBatch:
+    """Training examples of one task.
+
+    The columns of a query, user_id (string), target (int32 pin row), weight (float32), negatives (lists of int32 pin
+    rows) and, where pins have counts, time (int64 microseconds since the epoch).
     """
     timed = "time" in examples.column_names
     return ExampleBatch(
-        query=encode_queries(examples.drop_columns(["target", "weight"]), features),
+        query=encode_queries(examples.drop_columns(["target", "weight"]), features, task),
         target=_tensor(single_chunk(examples["target"])),
         weight=torch.from_numpy(np.array(single_chunk(examples["weight"]), dtype=np.float32)),
+        user=torch.from_numpy(text_hash(single_chunk(examples["user_id"]))),
+        negatives=torch.from_numpy(padded_lists(single_chunk(examples["negatives"]))),
         day=_tensor(single_chunk(examples["time"])) // DAY if timed else None,
     )
 
@@ -70,8 +77,16 @@ def encode_examples(examples: pa.Table, features: Sequence[FeatureShape]) -> Exa
 class PinEncoder:
     """Pins as tensors. The arrays are prepared once; `batch` only gathers rows, and `counts` looks up days."""
 
-    def __init__(self, pins: RowTable, features: Sequence[FeatureShape], pin_days: DayCounts | None = None) -> None:
-        """`pin_days` is what the features of kind `count` count; without such features it is not needed."""
+    def __init__(
+        self,
+        pins: RowTable,
+        features: Sequence[FeatureShape],
+        pin_days: DayCounts | None = None,
+        graph_Nd: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`pin_days` is what features of kind `count` count, `graph_Nd` what those of kind `graph` read ([N, d], zeros
+        for a pin that has none); without such features they are not needed.
+        """
         self.num_pins = len(pins)
         self._features: dict[str, Tensor] = {}
         self._counted = [shape for shape in features if shape.kind is Kind.COUNT]
@@ -79,6 +94,10 @@ class PinEncoder:
         assert pin_days is not None or not self._counted, "the pin table was built without day counts"
         for shape in features:
             if shape.kind in (Kind.ID, Kind.COUNT):
+                continue
+            if shape.kind is Kind.GRAPH:
+                assert graph_Nd is not None, f"the feature {shape.name!r} needs the vectors of the graph stage"
+                self._features[shape.name] = torch.from_numpy(graph_Nd)
                 continue
             column = pins.column(PREFIX + shape.name)
             assert column is not None, f"the pin table was built without the feature {shape.name!r}"

@@ -34,7 +34,13 @@ class FeatureEncoder:
         """What the model must know."""
         feature = self.feature
         return FeatureShape(
-            name=feature.name, kind=feature.kind, size=self.size, action=feature.action, days=feature.days
+            name=feature.name,
+            kind=feature.kind,
+            size=self.size,
+            action=feature.action,
+            days=feature.days,
+            hashed_rows=feature.hashed_rows,
+            dropout=feature.dropout,
         )
 
     def encode(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -149,6 +155,9 @@ def fit_encoders(table: pa.Table, features: Sequence[Feature]) -> tuple[FeatureE
             continue
         if feature.kind is Kind.COUNT:  # no column, and nothing to learn
             encoders.append(FeatureEncoder(feature=feature, size=2))
+            continue
+        if feature.kind is Kind.GRAPH:  # its length is that of the graph stage, which comes later
+            encoders.append(FeatureEncoder(feature=feature, size=0))
             continue
         if feature.name not in table.column_names:
             raise DataError(

@@ -26,15 +26,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from convcg.data.day_counts import DayCounts
-from convcg.data.examples import Task
 from convcg.data.feature_encoders import Encoders
 from convcg.data.flat import examples_with_requests, queries_of
 from convcg.data.history import HistoryConfig
 from convcg.data.split import SplitTimes
-from convcg.data.tables import RowTable
+from convcg.data.tables import RowTable, write_parquet
 from convcg.errors import DataError
-from convcg.storage import Location, exists, list_files, locate, read_bytes, write_bytes
-from convcg.types import ACTION_CODE, Action
+from convcg.storage import Location, exists, list_files, locate, read_bytes
+from convcg.types import ACTION_CODE, Action, Task
 
 SUMMARY = "prepared.json"
 PINS = "pins.arrow"
@@ -133,14 +132,16 @@ class Prepared:
         return pa.concat_tables(tables)
 
     def interactions(self) -> Iterator[pa.Table]:
-        """Who did what in the training time, impressions left out, one table a partition: user, pin (int32), action."""
+        """Who did what in the training time, impressions left out, one table a partition: user, pin (int32), action
+        (int8) and known (int64 microseconds), a person's rows together, in the order of `known`.
+        """
         until = self.summary().times.train
         for file in self.files(ACTIONS):
             actions = read_part(file, ["user", "known", "pin", "action"])
             inside = pc.and_(
                 pc.less(actions["known"], until), pc.not_equal(actions["action"], ACTION_CODE[Action.IMPRESSION])
             )
-            yield actions.filter(inside).drop_columns(["known"])
+            yield actions.filter(inside)
 
 
 def _read_table(location: Location) -> pa.Table:
@@ -198,6 +199,4 @@ def read_part(file: Location, columns: list[str] | None = None) -> pa.Table:
 
 def write_part(table: pa.Table, directory: Location, part: str, partition: int) -> None:
     """Write one partition's rows of a part; writing it again replaces it."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(part_file(directory, part, partition), sink.getvalue())
+    write_parquet(table, part_file(directory, part, partition))

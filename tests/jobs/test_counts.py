@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from convcg.bundle import Bundle
 from convcg.data import prepared
 from convcg.data.encode import PinEncoder, encode_queries
-from convcg.data.examples import Task
 from convcg.data.feature_encoders import PREFIX
 from convcg.data.prepared import Prepared, attached
 from convcg.data.split import DAY
@@ -25,7 +24,7 @@ from convcg.model.two_tower import ModelConfig, PinTower, TwoTower
 from convcg.retriever.policy import RetrievalConfig
 from convcg.retriever.query_encoder import QueryEncoder
 from convcg.storage import locate
-from convcg.types import Request, Surface
+from convcg.types import Request, Surface, Task
 from convcg.validation import Validation, lists
 from ray_jobs import evaluate, index, prepare, train
 

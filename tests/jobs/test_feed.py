@@ -8,10 +8,10 @@ from training import planted
 
 from convcg.batch import ExampleBatch
 from convcg.data import prepared
-from convcg.data.examples import Task
 from convcg.data.prepared import Prepared
 from convcg.errors import ConfigError
 from convcg.storage import locate
+from convcg.types import TASK_CODE, Task
 from ray_jobs import prepare
 from ray_jobs.feed import Feed, Mix, examples_of
 
@@ -89,7 +89,9 @@ def test_batches_hold_both_tasks_and_can_be_replayed(data: Prepared) -> None:
         assert len(batch) == 64
         assert set(batch.target[:32].tolist()) <= bought
         assert (batch.weight[:32] == 1.0).all()
+        assert batch.query.task.tolist() == [TASK_CODE[Task.CONVERSION]] * 32 + [TASK_CODE[Task.ENGAGEMENT]] * 32
         assert (batch.weight[32:] < 0.6).all()
+    assert any((batch.negatives >= 0).any() for batch in batches)
     again = list(islice(feed(data, asked)(epoch=1), 40))
     assert all(torch.equal(one.target, other.target) for one, other in zip(batches, again, strict=False))
     assert all(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convcg.data.card import draw
-from convcg.data.card.html import Row, legend, no_plot, number, per_cent, plot, table
 from convcg.data.card.shares import endless
+from convcg.page.html import Row, legend, no_plot, number, per_cent, plot, table
 from convcg.types import ACTIONS, CONVERSIONS, Action
 
 _MOST_DAYS = 750

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from convcg.data.card import over_time, shares
-from convcg.data.card.html import Row, box, bullets, number, page, paragraph, per_cent, section, table, tiles
+from convcg.page.html import Row, box, bullets, number, page, paragraph, per_cent, section, table, tiles
 
 _ACTIONS = {
     "impression": "a pin was shown to a person",

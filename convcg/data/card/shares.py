@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from convcg.data.card import draw
-from convcg.data.card.html import Row, no_plot, number, per_cent, plot, table
+from convcg.page.html import Row, no_plot, number, per_cent, plot, table
 
 _ENDLESS = 1e8
 
