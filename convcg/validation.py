@@ -50,10 +50,13 @@ class Validation:
 
     def _ranks(self, towers: TwoTower, queries: pa.Table) -> NDArray[np.int64]:
         device = towers.log_temperature.device
-        inputs_Pd = towers.pin.inputs(self._pins.all().to(device))
-        query_Bd = towers.query(encode_queries(queries, self._features).to(device), inputs_Pd)
+        pins = self._pins.all().to(device)
+        inputs_ND = towers.pin.inputs(pins)
+        query_Bd = towers.query(
+            encode_queries(queries, self._features).to(device), towers.pin.seen(inputs_ND, pins.rows)
+        )
         counts_NC = None if self._counts is None else self._counts.to(device)
-        score_BN = (query_Bd @ towers.pin(inputs_Pd, counts_NC).T).cpu().numpy()
+        score_BN = (query_Bd @ towers.pin(inputs_ND, counts_NC).T).cpu().numpy()
         target_B = queries["target"].to_numpy()
         return rank_among_all(score_BN, target_B, lists(queries["purchased"]))
 

@@ -7,41 +7,44 @@ import json
 import sys
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from convcg.bundle import Bundle
 from convcg.data.prepared import Prepared
+from convcg.data.tables import write_parquet
 from convcg.evaluate import check_gate, evaluate
+from convcg.ranks import RANKS
 from convcg.retriever.retriever import Retriever
 from convcg.storage import write_bytes
 from ray_jobs import index
 from ray_jobs.run import Run, Stage, stage_main, summary_of
 
-#: In the workdir: the rank of every query's target, for each system; see `convcg.evaluate.Evaluation`.
-RANKS = "ranks.parquet"
+#: In the workdir: some test queries with the model's answers; see `convcg.evaluate.Evaluation`.
+SAMPLES = "samples.json"
 
 
 def work(run: Run) -> None:
-    """Write `run.metrics` and every query's ranks, print the recall, and fail where the gate is not passed."""
+    """Write `run.metrics`, every query's ranks and the samples, print the recall, and fail below the gate."""
     bundle = Bundle.open(run.bundle.uri)
     config = run.config
     found = evaluate(
-        Retriever.open(bundle), Prepared.open(run.prepared), bundle.pins, config.retrieval, config.evaluate
+        Retriever.open(bundle),
+        Prepared.open(run.prepared),
+        bundle.pins,
+        config.retrieval,
+        config.evaluate,
+        world=config.world if config.data.events is None else None,
     )
-    metrics = found.metrics
-    sink = pa.BufferOutputStream()
-    pq.write_table(found.ranks, sink, compression="zstd")
-    write_bytes(run.workdir / RANKS, sink.getvalue())
-    write_bytes(run.metrics, json.dumps(metrics, indent=1).encode())
-    print_recall(metrics)
-    check_gate(metrics, run.config.evaluate.gate)
+    write_parquet(found.ranks, run.workdir / RANKS)
+    write_bytes(run.workdir / SAMPLES, json.dumps(found.samples, indent=1).encode())
+    write_bytes(run.metrics, json.dumps(found.metrics, indent=1).encode())
+    print_recall(found.metrics)
+    check_gate(found.metrics, run.config.evaluate.gate)
 
 
 def print_recall(metrics: dict[str, Any]) -> None:
-    """The recall table, the model first."""
+    """The recall table, the model first; with an oracle also what share of its recall the model reaches."""
     names = list(metrics["recall"]["model"])
     of = f"{metrics['num_queries']} queries, {metrics['num_pins']} pins"
     table = Table(title=f"bundle {metrics['model_version']}: {of}")
@@ -51,6 +54,8 @@ def print_recall(metrics: dict[str, Any]) -> None:
     for name, recall in metrics["recall"].items():
         error = metrics["standard_error"][name]
         table.add_row(name, *(f"{recall[key]:.4f} ± {error[key]:.4f}" for key in names))
+    if share := metrics.get("oracle_share"):
+        table.add_row("model / oracle", *(f"{share[key]:.1%}" if key in share else "-" for key in names))
     Console().print(table)
 
 
