@@ -39,7 +39,7 @@ def test_pipeline_measures_model_and_baselines_on_every_test_query(finished: Pat
     assert all(set(recall) == {"recall@20", "recall@100", "recall@1000"} for recall in metrics["recall"].values())
     queries = Prepared.open(locate(finished / "prepared")).queries(prepared.TEST)
     assert metrics["num_queries"] == queries.num_rows
-    assert set(metrics["seconds"]) == {"prepare", "train", "index", "evaluate", "publish"}
+    assert set(metrics["seconds"]) == {"prepare", "graph", "train", "index", "evaluate", "publish"}
 
 
 def test_published_bundle_is_the_one_that_was_measured(finished: Path) -> None:
@@ -105,7 +105,7 @@ def test_any_log_of_ids_runs_with_the_taobao_recipe(ray_cluster: None, tmp_path:
 
 def test_a_changed_input_is_noticed(ray_cluster: None, tmp_path: Path) -> None:
     log_of_ids(tmp_path / "mine.parquet")
-    small = ["train.epochs=1", "train.batch_size=64", "model.dim=8"]
+    small = ["train.epochs=1", "train.batch_size=64", "model.dim=8", "graph.dim=8"]
     overrides = [argument for text in small for argument in ("--set", text)]
     arguments = ["--recipe", "taobao", "--set", f"data.events={tmp_path / 'mine.parquet'}", *overrides]
     arguments += ["--workdir", str(tmp_path / "run")]
@@ -115,7 +115,8 @@ def test_a_changed_input_is_noticed(ray_cluster: None, tmp_path: Path) -> None:
     assert metrics_of(tmp_path / "run")["num_queries"] == 50
 
 
-NO_IDS = ["--set", "model.pin_start=spectral", "--set", "features.pin=[{name: visual, kind: vector}]"]
+NO_IDS = ["--set", "graph={kind: spectral, dim: 16}", "--set", "model.pin_start=graph"]
+NO_IDS += ["--set", "features.pin=[{name: visual, kind: vector}]"]
 NO_IDS += ["--set", "train.max_failures=0"]
 
 

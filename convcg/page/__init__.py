@@ -1,0 +1,1 @@
+"""Pages that stand on their own: elements, style, and plots as inline SVG."""
