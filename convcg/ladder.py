@@ -1,8 +1,8 @@
 """A ladder: a recipe, the changes that lead from it to a better one, and the runs that say what each is worth.
 
 A change is measured in both directions, since what it adds may depend on the others: alone on top of the start (`add`),
-and missing at the end (`out`); `cumulative` runs take one change more each. A file of `variants` instead of steps
-compares each of them with the start. Runs that come to the same settings are one run.
+and missing at the end (`out`; not what a later change has replaced); `cumulative` runs take one change more each. A
+file of `variants` instead of steps compares each of them with the start. Runs that come to the same settings are one.
 """
 
 import json
@@ -138,6 +138,7 @@ def plan(ladder: Ladder, *, overrides: Sequence[str] = (), directions: Sequence[
         rungs = [
             planned.rung(f"{last} - {step.name}", f"out-{_named(step.name)}", sets[:at] + sets[at + 1 :], end)
             for at, step in enumerate(ladder.steps)
+            if not _is_replaced(step, ladder.steps[at + 1 :])
         ]
         tables[Direction.OUT] = (end, *rungs)
     return planned.plan(tables)
@@ -169,6 +170,11 @@ class _Planned:
 
     def plan(self, tables: dict[Direction, tuple[Rung, ...]]) -> Plan:
         return Plan(settings=tuple(self._found.values()), tables=tables)
+
+
+def _is_replaced(step: Step, later: Sequence[Step]) -> bool:
+    """Whether later steps set again all that a step sets: at the end nothing of it is there to be left out."""
+    return step.set.keys() <= {key for each in later for key in each.set}
 
 
 def _check_milestones(ladder: Ladder, overrides: Sequence[str]) -> None:

@@ -24,7 +24,16 @@ def test_the_ladder_goes_from_2023_over_2025_to_best() -> None:
     assert settings["upto-graph-vectors"] == load_config("best")
     assert planned.settings[0].name == "2023"
     steps = len(read_ladder("ladder").steps)
-    assert len(settings) == 1 + steps + (steps - 1) + (steps - 1)  # alone or left out, one end is a rung already
+    assert len(planned.tables[Direction.CUMULATIVE]) == len(planned.tables[Direction.ADD]) == 1 + steps
+    left_out = [rung.label for rung in planned.tables[Direction.OUT][1:]]
+    assert "best - one head" in left_out
+    assert "best - parallel towers" not in left_out  # the summed inputs bring towers of their own
+
+
+def test_the_claims_are_variants_of_best() -> None:
+    planned = plan(read_ladder("ladder_claims"))
+    assert planned.settings[0].config == load_config("best")
+    assert len(planned.settings) == len(read_ladder("ladder_claims").variants) + 1
 
 
 def test_2025_and_best_ask_what_2023_asks() -> None:
@@ -100,5 +109,7 @@ def test_what_is_no_ladder_is_said(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_a_name_that_is_no_ladder_is_said() -> None:
-    with pytest.raises(ConfigError, match="ladder 'demo' is not known. Ladders: ladder; or give a .yaml file"):
+    with pytest.raises(
+        ConfigError, match="ladder 'demo' is not known. Ladders: ladder, ladder_claims; or give a .yaml file"
+    ):
         read_ladder("demo")

@@ -48,6 +48,7 @@ VARIANTS = {
         "sequential matched": {**_CONCAT, **both(TowerKind.SEQUENTIAL_MATCHED, **_DEEP)},
         "two heads": {"heads": HeadKind.MULTI},
         "task token": {"task_token": True},
+        "no surface": {"surface": False},
         "context layer": {"context_layer": True},
         "free length": {"pin_length": PinLength.FREE, "history_gain": True},
         "transformer": {"history": TRANSFORMER},

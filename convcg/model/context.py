@@ -15,16 +15,19 @@ from convcg.types import SURFACES, TASKS
 class RequestContext(nn.Module):
     """Each part of the context as a vector; in training, subject pin and words of a share of the rows are hidden."""
 
-    def __init__(self, width: int, seen_width: int, *, num_words: int, task_token: bool, dropout: float) -> None:
+    def __init__(
+        self, width: int, seen_width: int, *, num_words: int, surface: bool, task_token: bool, dropout: float
+    ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.surface = nn.Embedding(len(SURFACES), width)
+        self.surface = nn.Embedding(len(SURFACES), width) if surface else None
         self.subject = nn.Linear(seen_width, seen_width, bias=False)
         self.words = nn.Embedding(num_words, width)
         for table in (self.surface, self.words):
-            nn.init.normal_(table.weight, std=0.1 * width**-0.5)
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.1 * width**-0.5)
         #: The widths of the parts.
-        self.widths = [width, width, seen_width]
+        self.widths = [*[width] * surface, width, seen_width]
         self.task: nn.Embedding | None = None
         if task_token:
             self.task = nn.Embedding(len(TASKS), width)
@@ -32,7 +35,7 @@ class RequestContext(nn.Module):
             self.widths.append(width)
 
     def forward(self, query: QueryBatch, seen_PD: Tensor, rows_P: Tensor | None) -> list[Tensor]:
-        """Surface [B, w], words [B, w], subject pin [B, D] and, with a task token, task [B, w].
+        """Surface (where it is read) [B, w], words [B, w], subject pin [B, D] and, with a task token, task [B, w].
 
         `seen_PD` and `rows_P` as `QueryTower` takes them.
         """
@@ -43,7 +46,9 @@ class RequestContext(nn.Module):
             words_BQ = words_BQ.masked_fill(hidden.unsqueeze(1), PADDING)
         subject_BD = F.embedding(positions(subject_B, rows_P).clamp(min=0), seen_PD)
         subject_BD = self.subject(F.normalize(subject_BD, dim=-1)) * (subject_B != PADDING).unsqueeze(1)
-        parts = [self.surface(query.surface), bag_mean(self.words.weight, words_BQ, hashed=True), subject_BD]
+        parts = [bag_mean(self.words.weight, words_BQ, hashed=True), subject_BD]
+        if self.surface is not None:
+            parts.insert(0, self.surface(query.surface))
         return parts if self.task is None else [*parts, self.task(query.task)]
 
 

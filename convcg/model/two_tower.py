@@ -52,6 +52,9 @@ class ModelConfig(Settings):
     #: Whether each pin has a trained factor by which a history or a request reads it longer or shorter.
     history_gain: bool = False
     heads: HeadKind = HeadKind.SINGLE
+    #: Whether the query tower is told the surface. Where a log has but one, that is the same vector for everybody, which
+    #: learns what is popular and drowns the history (LOG.md).
+    surface: bool = True
     #: Whether the query tower is told what is asked for.
     task_token: bool = False
     #: Whether subject pin, query and surface are also read together, through a small MLP. The history's transformer,
@@ -211,6 +214,7 @@ class QueryTower(nn.Module):
             width,
             seen,
             num_words=config.num_query_words,
+            surface=config.surface,
             task_token=config.task_token,
             dropout=config.context_dropout,
         )
