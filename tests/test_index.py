@@ -78,6 +78,33 @@ def test_near_ties_beyond_float32_are_settled_alike(rng, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_shards", [1, 4])
+@pytest.mark.parametrize("longest", [6.0, 1e-3])
+def test_vectors_of_any_length_are_found_exactly(rng, backend, num_shards, longest):
+    vectors = unit_vectors(rng, 600) * (rng.random((600, 1)) * longest).astype(np.float32)
+    vectors[rng.integers(0, 600, 60)] = 0
+    query = unit_vectors(rng, 20)
+    for k in (1, 30, 600):
+        hits = sharded(vectors, query, k, num_shards=num_shards, backend=backend)
+        row, score = oracle(vectors, query, k)
+        np.testing.assert_array_equal(hits.row, row)
+        np.testing.assert_array_equal(hits.score, score)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("length", [6.0, 1000.0])
+def test_near_ties_of_long_vectors_are_settled_alike(rng, backend, length):
+    """They differ by no more than the rounding error of a float32 dot product, which grows with the length."""
+    base, query = unit_vectors(rng, 1, dim=64), unit_vectors(rng, 3, dim=64)
+    vectors = (length * (base + rng.normal(size=(3000, 64)) * 3e-8)).astype(np.float32)
+    row, score = oracle(vectors, query, 20)
+    for num_shards in (1, 4):
+        hits = sharded(vectors, query, 20, num_shards=num_shards, backend=backend)
+        np.testing.assert_array_equal(hits.row, row)
+        np.testing.assert_array_equal(hits.score, score)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_changes_nothing(rng, backend):
     vectors, query = unit_vectors(rng, 500), unit_vectors(rng, 40)
     shard = Shard(vectors, first_row=100, backend=backend)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bundles import END, make_bundle
+from eligible import is_eligible
 from questions import questions
 
 from convcg.bundle import Bundle
@@ -59,6 +60,40 @@ def test_a_batch_changes_nothing(retriever):
     assert list(reversed(retriever.retrieve(asked[::-1]))) == together
 
 
+CONCAT = ["model.inputs=concat", "model.feature_dim=8"]
+TOWER = "{kind: parallel, hidden: [24]}"
+EVERYTHING = [
+    *CONCAT,
+    f"model.query_tower={TOWER}",
+    f"model.pin_tower={TOWER}",
+    "model.pin_length=free",
+    "model.history_gain=true",
+    "model.heads=multi",
+    "model.task_token=true",
+    "model.history={kind: transformer, width: 16, recent: 3}",
+]
+MODELS = {
+    "concat": CONCAT,
+    "transformer": ["model.history={kind: transformer, width: 16}"],
+    "prefix": ["model.prefixes=[4, 8]", "index.dim=8"],
+    "everything": EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_any_model_answers_alike_from_any_batch_shards_and_backend(tmp_path, model):
+    answers = []
+    asked = questions(60, num_pins=NUM_PINS, num_users=60, seed=1)
+    for num_shards, backend in ((1, "numpy"), (4, "numpy"), (1, "faiss"), (4, "faiss")):
+        sets = [*model, f"index.backend={backend}"]
+        retriever = Retriever.open(open_bundle(tmp_path / f"{backend}{num_shards}", num_shards=num_shards, sets=sets))
+        together = retriever.retrieve(asked)
+        assert [retriever.retrieve([request])[0] for request in asked] == together
+        answers.append([answer.candidates for answer in together])
+    assert answers[1:] == answers[:1] * 3
+    assert len({candidates[0].pin_id for candidates in answers[0] if candidates}) > 5
+
+
 def test_agrees_with_brute_force_over_the_bundle(retriever, bundle):
     encoder = QueryEncoder(bundle, RetrievalConfig())
     vectors = np.concatenate([bundle.shard_vectors(shard) for shard in range(2)]).astype(np.float64)
@@ -73,21 +108,10 @@ def test_agrees_with_brute_force_over_the_bundle(retriever, bundle):
 
 
 def allowed_by_hand(bundle, request, plan):
-    country = plan.rule.country
     return [
-        row not in plan.excluded
-        and pin["in_stock"]
-        and (pin["surfaces"] is None or request.surface.value in pin["surfaces"])
-        and (country is None or pin["countries"] is None or country in pin["countries"])
-        and all(matches(pin[name], wanted) for name, wanted in request.filters.items())
+        row not in plan.excluded and is_eligible(pin, request, plan.rule.country)
         for row, pin in enumerate(bundle.pins.table.to_pylist())
     ]
-
-
-def matches(value, wanted):
-    if isinstance(wanted, Range):
-        return (wanted.min is None or value >= wanted.min) and (wanted.max is None or value <= wanted.max)
-    return value in wanted if isinstance(wanted, tuple) else value == wanted
 
 
 def test_purchased_subject_and_excluded_pins_never_return(retriever, bundle):

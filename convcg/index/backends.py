@@ -80,7 +80,7 @@ class FaissBackend:
 
 
 def create_backend(kind: BackendKind, vectors_Nd: Float32) -> Backend:
-    """Build the backend of this kind over [N, d] float32 unit vectors.
+    """Build the backend of this kind over [N, d] float32 vectors.
 
     Raises:
         ConfigError: FAISS is asked for and not installed, or installed twice.

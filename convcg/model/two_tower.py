@@ -52,7 +52,7 @@ class ModelConfig(Settings):
     #: Whether each pin has a trained factor by which a history or a request reads it longer or shorter.
     history_gain: bool = False
     heads: HeadKind = HeadKind.SINGLE
-    #: Whether the query tower is told the surface. Where a log has but one, that is the same vector for everybody, which
+    #: Whether the query tower is told the surface. Where a log has but one, that is the same vector for everybody: it
     #: learns what is popular and drowns the history (LOG.md).
     surface: bool = True
     #: Whether the query tower is told what is asked for.

@@ -21,7 +21,8 @@ from convcg.data.engagement import is_dwell
 from convcg.data.feature_encoders import PREFIX, FeatureEncoder
 from convcg.data.history import HistoryConfig
 from convcg.errors import DataError, RequestError
-from convcg.model.two_tower import ModelConfig, QueryTower, mentioned_pins
+from convcg.index.shard import Bonus, IndexConfig
+from convcg.model.two_tower import ModelConfig, QueryTower, mentioned_pins, prefix_of
 from convcg.retriever.eligibility import Eligibility, Rule
 from convcg.retriever.people import History, People
 from convcg.retriever.policy import RetrievalConfig
@@ -36,8 +37,8 @@ T = TypeVar("T")
 class SearchPlan:
     """What shards and router need of a request: small, and free of tables.
 
-    embedding: [d] float32 unit vector.  excluded: pin rows that must not be returned.  known_user: whether the user
-    table knows the person.
+    embedding: [d] float32 unit vector.  excluded: pin rows that must not be returned.  bonus: of what the person bought
+    before and may be shown again, None for none.  known_user: whether the user table knows the person.
     """
 
     model_version: str
@@ -45,6 +46,7 @@ class SearchPlan:
     k: int
     rule: Rule
     excluded: frozenset[int]
+    bonus: Bonus | None
     max_per_advertiser: int | None
     known_user: bool
 
@@ -66,6 +68,7 @@ class _Asked:
     k: int
     rule: Rule
     excluded: frozenset[int]
+    bonus: Bonus | None
     max_per_advertiser: int | None
 
 
@@ -89,7 +92,9 @@ class QueryEncoder:
         self._encoders = bundle.encoders()
         self._pin_inputs = np.asarray(bundle.pin_inputs())  # a memory map's own indexing is several times slower
         self._eligibility = Eligibility(bundle.pins)
-        self._tower = QueryTower(ModelConfig.model_validate(config["model"]), self._encoders.shapes.user)
+        model = ModelConfig.model_validate(config["model"])
+        self._dim = model.served_dim(IndexConfig.model_validate(config["index"]).dim)
+        self._tower = QueryTower(model, self._encoders.shapes)
         self._tower.load_state_dict(bundle.weights("query"))
         self._tower.double().eval()
 
@@ -116,6 +121,7 @@ class QueryEncoder:
             k=asked.k,
             rule=asked.rule,
             excluded=asked.excluded,
+            bonus=asked.bonus,
             max_per_advertiser=asked.max_per_advertiser,
             known_user=asked.user_row >= 0,
         )
@@ -134,12 +140,13 @@ class QueryEncoder:
         columns |= {PREFIX + encoder.feature.name: self._feature(encoder, asked) for encoder in self._encoders.user}
         query = encode_queries(pa.table(columns), self._encoders.shapes.user).to("cpu", torch.float64)
         mentioned = mentioned_pins(query)
-        inputs = torch.from_numpy(self._pin_inputs[mentioned.numpy()]).double()
-        if not len(inputs):  # nobody in this batch has a history: any one row stands in, unread
-            inputs = torch.zeros(1, self._pin_inputs.shape[1], dtype=torch.float64)
+        seen = torch.from_numpy(self._pin_inputs[mentioned.numpy()]).double()
+        if not len(seen):  # nobody in this batch has a history: any one row stands in, unread
+            seen = torch.zeros(1, self._pin_inputs.shape[1], dtype=torch.float64)
         with torch.inference_mode():
-            embedding: NDArray[np.float32] = self._tower(query, inputs, mentioned).float().numpy()
-        return embedding
+            embedding = prefix_of(self._tower(query, seen, mentioned), self._dim)
+        rounded: NDArray[np.float32] = embedding.float().numpy()
+        return rounded
 
     def _feature(self, encoder: FeatureEncoder, asked: Sequence[_Asked]) -> pa.Array:
         """One encoded user feature: what the request carries, else what the table holds, else missing."""
@@ -167,10 +174,14 @@ class QueryEncoder:
             raise RequestError(f"subject_pin_id {request.subject_pin_id!r} is no pin of version {self.model_version}.")
         user_row = self._people.row(request.user_id)
         history = self._history(request, user_row, now)
-        unwanted = {subject, *(self._pins.row(pin) for pin in request.exclude_pin_ids)}
+        named = (subject, *(self._pins.row(pin) for pin in request.exclude_pin_ids))
+        unwanted = {row for row in named if row is not None}
+        # Not those of the user table's history: they are among its purchases.
+        bought = set(self._people.purchased(user_row))
+        bought.update(history.pin[history.action == _CHECKOUT].tolist() if request.history is not None else ())
+        again = sorted(bought - unwanted) if policy.repeat_bonus else []
         if policy.exclude_purchased:
-            unwanted.update(self._people.purchased(user_row))
-            unwanted.update(history.pin[history.action == _CHECKOUT].tolist() if request.history is not None else ())
+            unwanted |= bought
         last = slice(-self._history_length, None)
         return _Asked(
             surface=SURFACE_CODE[request.surface],
@@ -185,7 +196,8 @@ class QueryEncoder:
             history_dwell=history.dwell[last],
             k=k,
             rule=self._eligibility.rule(request.surface, self._country(request, user_row), request.filters),
-            excluded=frozenset(row for row in unwanted if row is not None),
+            excluded=frozenset(unwanted),
+            bonus=Bonus(row=np.array(again, np.int64), amount=policy.repeat_bonus) if again else None,
             max_per_advertiser=policy.max_per_advertiser,
         )
 

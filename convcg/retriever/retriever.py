@@ -43,7 +43,8 @@ class ShardSearcher:
         for rule in dict.fromkeys(plan.rule for plan in plans):
             members = [place for place, plan in enumerate(plans) if plan.rule == rule]
             query = np.stack([plans[place].embedding for place in members])
-            hits = self._shard.search(query, max(fetch[place] for place in members), self._eligibility.mask(rule))
+            width, allowed = max(fetch[place] for place in members), self._eligibility.mask(rule)
+            hits = self._shard.search(query, width, allowed, [plans[place].bonus for place in members])
             for position, place in enumerate(members):
                 found[place] = Hits(score=hits.score[position : position + 1], row=hits.row[position : position + 1])
         return [hits for hits in found if hits is not None]
