@@ -12,10 +12,11 @@ from convcg.config import load_config
 from convcg.data.tables import RowTable
 from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
-from convcg.evaluate.ranking import rank_scores
+from convcg.evaluate.evaluation import _among_served
+from convcg.evaluate.ranking import Ranked, rank_scores
 from convcg.evaluate.samples import _Pins, _spread
 from convcg.evaluate.slices import Past, advertisers_of, slices_of
-from convcg.metrics import NOT_RETRIEVED
+from convcg.metrics import NOT_RETRIEVED, ListCounts
 from convcg.types import ACTION_CODE, Action
 
 CLICK, CART, BUY = (ACTION_CODE[action] for action in (Action.CLICK, Action.ADD_TO_CART, Action.CHECKOUT))
@@ -115,6 +116,19 @@ def test_ranks_of_scores_leave_out_purchases_and_count_served_pins_apart() -> No
     assert found.served.tolist() == [2, NOT_RETRIEVED, NOT_RETRIEVED]  # pin 2 was never served
     assert found.lists.coverage(2) == 3 / NUM_PINS  # without pin 0 the first list is 1, 2
     assert scores[0, 0] == NUM_PINS  # the scorer's own array stays
+
+
+@pytest.mark.parametrize(("served_to", "known"), [(2, ["recall@1", "recall@2"]), (1, ["recall@1"]), (0, [])])
+def test_recall_among_served_pins_is_told_only_as_far_as_it_is_exact(served_to: int, known: list[str]) -> None:
+    asked = queries([{"target": 3}, {"target": 0}])
+    ranks = np.array([2, 1])
+    systems = {
+        name: Ranked(rank=ranks, served=ranks, served_to=upto, lists=ListCounts(NUM_PINS, (1, 2)))
+        for name, upto in (("model", served_to), ("popularity", NUM_PINS))
+    }
+    found = _among_served(systems, past(), asked, (1, 2)).get("served_recall", {"model": {}})
+    assert list(found["model"]) == known
+    assert all(found["model"][name] == {"recall@1": 0.5, "recall@2": 1.0}[name] for name in known)
 
 
 def test_samples_are_of_different_people_and_of_every_surface() -> None:

@@ -173,12 +173,15 @@ def _by_slice(systems: dict[str, Ranked], slices: dict[str, Names], ks: tuple[in
 
 
 def _among_served(systems: dict[str, Ranked], past: Past, queries: pa.Table, ks: tuple[int, ...]) -> dict[str, Any]:
-    """Recall among the pins that were ever served, of the queries whose target is one; nothing without impressions."""
-    if past.served_N is None:
+    """Recall among the pins that were ever served, of the queries whose target is one, at each k to which all systems'
+    ranks are exact; nothing without impressions, or where that is none.
+    """
+    exact = tuple(k for k in ks if k <= min(system.served_to for system in systems.values()))
+    if past.served_N is None or not exact:
         return {}
     chosen = past.served_N[queries["target"].to_numpy()]
     recall = {
-        name: _recalls(system.served[chosen], ks) for name, system in systems.items() if system.served is not None
+        name: _recalls(system.served[chosen], exact) for name, system in systems.items() if system.served is not None
     }
     return {
         "num_served_pins": int(past.served_N.sum()),

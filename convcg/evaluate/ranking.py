@@ -27,11 +27,12 @@ _BATCH = 256
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
     """One system's ranks of the targets ([B] int64), in the catalogue and among the served pins (None where the log
-    does not say which they are), and how often it lists each pin.
+    does not say which they are), and how often it lists each pin. Ranks among served pins are exact up to `served_to`.
     """
 
     rank: Ints
     served: Ints | None
+    served_to: int
     lists: ListCounts
 
 
@@ -48,7 +49,7 @@ def rank_bundle(
     """The ranks that the retriever gives, exact up to the largest k and `NOT_RETRIEVED` beyond.
 
     For the ranks among served pins the lists are made longer by as many pins as were never served, up to `deepest` in
-    all; where that is too short, what so many unserved pins outrank counts as not retrieved.
+    all: where that is too short, those ranks are exact for a smaller k only, or for none.
     """
     # One more than asked about: only so is a tie across the cut seen.
     enough = max(ks) + 1
@@ -67,7 +68,12 @@ def rank_bundle(
             counted.add(score_Bn[:, :enough], row_Bn[:, :enough])
             meter.advance(batch.num_rows)
     cut = [np.where(rank <= max(ks), rank, NOT_RETRIEVED) for rank in (_joined(ranks), _joined(served))]
-    return Ranked(rank=cut[0], served=None if served_N is None else cut[1], lists=counted)
+    return Ranked(
+        rank=cut[0],
+        served=None if served_N is None else cut[1],
+        served_to=max(0, length - 1 - unserved),
+        lists=counted,
+    )
 
 
 def _as_arrays(answers: Sequence[Answer], pins: RowTable) -> tuple[Scores, Ints]:
@@ -103,7 +109,9 @@ def rank_scores(
                 score_BN[:, ~served_N] = -np.inf
                 served.append(rank_of_target(score_BN, target))
             meter.advance(batch.num_rows)
-    return Ranked(rank=_joined(ranks), served=None if served_N is None else _joined(served), lists=counted)
+    return Ranked(
+        rank=_joined(ranks), served=None if served_N is None else _joined(served), served_to=num_pins, lists=counted
+    )
 
 
 def _joined(parts: Sequence[Ints]) -> Ints:

@@ -135,16 +135,15 @@ def _among_served(facts: Facts) -> str:
     title = "Among pins that were shown before"
     served = facts.metrics.get("served_recall")
     if not served:
-        return no_plot(title, "The log does not say which pins were shown.")
-    rows: list[Row] = [
-        [plain(name), *(per_cent(found[f"recall@{k}"]) for k in facts.ks)] for name, found in served.items()
-    ]
+        return no_plot(title, "The log does not say which pins were shown, or most of the catalogue never was.")
+    ks = [k for k in facts.ks if f"recall@{k}" in next(iter(served.values()))]
+    rows: list[Row] = [[plain(name), *(per_cent(found[f"recall@{k}"]) for k in ks)] for name, found in served.items()]
     count, queries = facts.metrics["num_served_pins"], facts.metrics["num_served_queries"]
     said = (
         f"The same lists with only those {number(count)} pins in them that were shown to anybody in the training time, "
         f"for the {number(queries)} queries whose pin is one of them: an easier question, and one that logs often ask."
     )
-    header = ["method", *(f"first {k}" for k in facts.ks)]
+    header = ["method", *(f"first {k}" for k in ks)]
     return "\n".join(
         [f'<figure class="plot"><h3>{escape(title)}</h3>', table(header, rows), paragraph(said, "reading"), "</figure>"]
     )
