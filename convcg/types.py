@@ -95,7 +95,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One retrieved pin. `score` is the cosine of the query and the candidate embedding, in [-1, 1]."""
+    """One retrieved pin.
+
+    `score` is the dot product of the query's and the candidate's embeddings (their cosine, in [-1, 1], unless
+    `model.pin_length` is free), plus the surface's `repeat_bonus` where the person bought it before.
+    """
 
     pin_id: str
     score: float

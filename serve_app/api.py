@@ -114,7 +114,7 @@ class CandidateBody(BaseModel):
     """One retrieved pin."""
 
     pin_id: str
-    score: float = Field(description="cosine of the query and the pin, in [-1, 1]")
+    score: float = Field(description="dot product of query and pin, plus what the surface adds; larger is better")
 
 
 class AnswerBody(BaseModel):
