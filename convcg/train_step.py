@@ -14,11 +14,11 @@ from torch import Tensor
 
 from convcg.batch import PADDING, ExampleBatch, PinBatch
 from convcg.data.encode import PinEncoder
-from convcg.model.advertiser import NO_ROW_GROUP, AdvertiserForm, Advertisers, Prototypes
+from convcg.model.advertiser import AdvertiserForm, Advertisers, Prototypes
 from convcg.model.loss import LossConfig, LossKind, PinShares, row_weights
 from convcg.model.step import OwnPins, Pool, Step, StepCounts
 from convcg.model.two_tower import mentioned_pins
-from convcg.types import TASK_CODE, TASKS, Task
+from convcg.types import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,7 @@ class StepDraws:
             num_draws = self.loss.advertiser.draws
             number = len(batch) * self.ranks.world_size
             chance = torch.rand(number, num_draws, generator=generator, dtype=torch.float64)
-            is_bought = batch.query.task == TASK_CODE[Task.CONVERSION]
-            advertiser = torch.where(is_bought, self.advertisers.of_rows(batch.target), NO_ROW_GROUP)
+            advertiser = self.advertisers.of_conversions(batch.query.task, batch.target)
             columns.append(self.advertisers.draw(advertiser, self.ranks.own_part(chance).to(self.device)))
         if with_negatives:
             columns.append(torch.where(batch.negatives == batch.target[:, None], PADDING, batch.negatives))

@@ -43,22 +43,20 @@ class Validation:
         """recall@100 over the whole catalogue, pins that were bought before left out; 0 without queries."""
         was_training = towers.training
         towers.eval()
+        device = towers.log_temperature.device
+        ranks = []
         with torch.inference_mode():
-            ranks = [self._ranks(towers, self._queries.slice(start, _BATCH)) for start in range(0, len(self), _BATCH)]
+            pins = self._pins.all().to(device)
+            inputs_ND = towers.pin.inputs(pins)
+            seen_ND = towers.pin.seen(inputs_ND, pins.rows)
+            pin_Nd = towers.pin(inputs_ND, None if self._counts is None else self._counts.to(device))
+            for start in range(0, len(self), _BATCH):
+                queries = self._queries.slice(start, _BATCH)
+                query_Bd = towers.query(encode_queries(queries, self._features).to(device), seen_ND)
+                score_BN = (query_Bd @ pin_Nd.T).cpu().numpy()
+                ranks.append(rank_among_all(score_BN, queries["target"].to_numpy(), lists(queries["purchased"])))
         towers.train(was_training)
         return recall_at(np.concatenate(ranks), _K) if ranks else 0.0
-
-    def _ranks(self, towers: TwoTower, queries: pa.Table) -> NDArray[np.int64]:
-        device = towers.log_temperature.device
-        pins = self._pins.all().to(device)
-        inputs_ND = towers.pin.inputs(pins)
-        query_Bd = towers.query(
-            encode_queries(queries, self._features).to(device), towers.pin.seen(inputs_ND, pins.rows)
-        )
-        counts_NC = None if self._counts is None else self._counts.to(device)
-        score_BN = (query_Bd @ towers.pin(inputs_ND, counts_NC).T).cpu().numpy()
-        target_B = queries["target"].to_numpy()
-        return rank_among_all(score_BN, target_B, lists(queries["purchased"]))
 
 
 def lists(column: pa.ChunkedArray) -> list[NDArray[Any]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training import CALM, LOSSES, LocalContext, config, part_of, weights_of
+from training import CALM, LOSSES, LocalContext, as_rank, config, part_of, weights_of
 
 from convcg.batch import PADDING, ExampleBatch, QueryBatch
 from convcg.data.day_counts import DayCounts, day_counts
@@ -225,22 +225,16 @@ def test_days_mean_nothing_where_nothing_is_counted(loss: LossConfig, tmp_path: 
 
 def train_with_counts_as_rank(rank: int, world_size: int, directory: str) -> None:
     """What one of several processes does: train under both losses on its part of every batch."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world_size
-    )
-    own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    with as_rank(rank, world_size, directory, batch=BATCH) as own:
 
-    def mine(epoch: int) -> Iterator[ExampleBatch]:
-        return (part_of(batch, own) for batch in fashion_batches(epoch))
+        def mine(epoch: int) -> Iterator[ExampleBatch]:
+            return (part_of(batch, own) for batch in fashion_batches(epoch))
 
-    for kind, loss in LOSSES.items():
-        towers = fresh(seed=rank)
-        context = LocalContext(Path(directory) / kind / str(rank), rank, world_size)
-        train(towers, config(epochs=1), loss, task(fashion(), mine), context, None)
-        save_file(weights_of(towers), f"{directory}/{kind}-{rank}.safetensors")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+        for kind, loss in LOSSES.items():
+            towers = fresh(seed=rank)
+            context = LocalContext(Path(directory) / kind / str(rank), rank, world_size)
+            train(towers, config(epochs=1), loss, task(fashion(), mine), context, None)
+            save_file(weights_of(towers), f"{directory}/{kind}-{rank}.safetensors")
 
 
 @pytest.fixture(scope="module")

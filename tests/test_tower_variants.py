@@ -69,7 +69,7 @@ def test_the_width_of_concatenated_inputs_is_that_of_all_features() -> None:
     assert CONFIG.input_width(counted) == CONFIG.dim
 
 
-@pytest.mark.parametrize("width", [3, 4, 9])
+@pytest.mark.parametrize("width", [3, 4, 5, 9])
 def test_the_length_of_the_padding_does_not_matter(towers: TwoTower, width: int) -> None:
     queries = random_queries(B, longest=3)
     torch.testing.assert_close(embed(towers, rows_of(queries, torch.arange(B), width=width)), embed(towers, queries))

@@ -39,25 +39,6 @@ def test_embeddings_are_unit_vectors() -> None:
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(len(embedding)))
 
 
-@pytest.mark.parametrize("width", [3, 5, 9])
-def test_the_length_of_the_padding_does_not_matter(width: int) -> None:
-    queries = random_queries(B, longest=3)
-    torch.testing.assert_close(embed(rows_of(queries, torch.arange(B), width=width)), embed(queries))
-
-
-def test_what_stands_in_the_padding_does_not_matter() -> None:
-    queries = random_queries(B)
-    absent = queries.history_pin == PADDING
-    other = replace(
-        queries,
-        history_age=queries.history_age.masked_fill(absent, 7e5),
-        history_dwell=queries.history_dwell.masked_fill(absent, 55.0),
-        history_action=queries.history_action.masked_fill(absent, 3),
-        history_surface=queries.history_surface.masked_fill(absent, 2),
-    )
-    assert torch.equal(embed(other), embed(queries))
-
-
 def test_a_query_is_the_same_alone_and_in_a_batch() -> None:
     queries = random_queries(B)
     together = embed(queries)

@@ -1,6 +1,7 @@
 """Planted data that only both towers together can learn, and a place for the training loop to run."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -183,13 +184,25 @@ def part_of(batch: ExampleBatch, rows: slice) -> ExampleBatch:
     return ExampleBatch(query=QueryBatch(**query, features=features), **columns)
 
 
-def train_as_rank(rank: int, world_size: int, directory: str) -> None:
-    """What one of several processes does: train under both losses, then run into a loss that only rank 1 sees."""
+@contextmanager
+def as_rank(rank: int, world_size: int, directory: str, *, batch: int) -> Iterator[slice]:
+    """Be one of several processes that train together; the slice is this one's rows of every batch of `batch`."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world_size
     )
-    own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    yield slice(rank * batch // world_size, (rank + 1) * batch // world_size)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def train_as_rank(rank: int, world_size: int, directory: str) -> None:
+    """What one of several processes does: train under both losses, then run into a loss that only rank 1 sees."""
+    with as_rank(rank, world_size, directory, batch=BATCH) as own:
+        _train_as_rank(rank, world_size, directory, own)
+
+
+def _train_as_rank(rank: int, world_size: int, directory: str, own: slice) -> None:
     mine = lambda epoch: (part_of(batch, own) for batch in task().batches(epoch))  # noqa: E731
     for kind, loss in LOSSES.items():
         # Other initial weights on each rank: rank 0's must win.
@@ -209,8 +222,6 @@ def train_as_rank(rank: int, world_size: int, directory: str) -> None:
         train(fresh_towers(CALM), config(epochs=1), LOSSES[LossKind.FULL_SOFTMAX], task(poisoned), context, None)
     except TrainingError:
         (Path(directory) / f"stopped-{rank}").touch()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def _poisoned_at_the_end(batches: Iterator[ExampleBatch], rank: int) -> Iterator[ExampleBatch]:

@@ -21,13 +21,9 @@ class Popularity:
         return np.tile(self._count, (len(histories), 1))
 
 
-class RecentPopularity:
+class RecentPopularity(Popularity):
     """The pins most often put into a cart or checked out in the last `RECENT_DAYS` days of the training time."""
 
     def __init__(self, log: TrainingLog) -> None:
         codes = [ACTION_CODE[action] for action in CONVERSIONS]
         self._count = log.counts(codes, since=log.until - RECENT_DAYS * DAY)
-
-    def scores(self, histories: Histories) -> Scores:
-        """See `Baseline`."""
-        return np.tile(self._count, (len(histories), 1))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convcg.data.prepared import PEOPLE, Prepared, read_part
 from convcg.data.tables import RowTable
+from convcg.evaluate.queries import histories
 from convcg.types import ACTION_CODE, ACTIONS, CONVERSIONS, SURFACES, Action
 from convcg.validation import lists
 
@@ -115,19 +116,14 @@ def _popularity(actions_N: Ints) -> Names:
 
 def _novelty(queries: pa.Table) -> Names:
     target = queries["target"].to_numpy()
-    history, purchased = lists(queries["history_pin"]), lists(queries["purchased"])
-    owner, pin = _flat(history)
+    owner, pin, action, _ = histories(queries).flat()
     again = pin == target[owner]
-    action = np.concatenate(lists(queries["history_action"])) if len(history) else np.zeros(0, np.int8)
     checkout = again & (action == ACTION_CODE[Action.CHECKOUT])
-    buyer, bought = _flat(purchased)
+    purchased = lists(queries["purchased"])
+    buyer = np.repeat(np.arange(len(purchased)), [len(pins) for pins in purchased])
+    bought = np.concatenate(purchased) if purchased else np.zeros(0, np.int32)
     novelty = np.zeros(len(target), np.int64)
     novelty[owner[again]] = 1
     novelty[owner[checkout]] = 2
     novelty[buyer[bought == target[buyer]]] = 2
     return _named(novelty, ("novel", "seen", "bought"))
-
-
-def _flat(parts: list[NDArray[np.int32]]) -> tuple[Ints, NDArray[np.int32]]:
-    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return owner, np.concatenate(parts) if parts else np.zeros(0, np.int32)

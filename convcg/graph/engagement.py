@@ -41,24 +41,30 @@ def neighbors(acted_UN: sp.csr_matrix, count: int) -> sp.csr_matrix:
     """[N, N] float32, symmetric, without a diagonal: the cosine of the people of two pins, where one of them is among
     the `count` most similar pins of the other; of equals those with smaller rows.
     """
-    num_pins = acted_UN.shape[1]
-    unit_UN = (acted_UN @ sp.diags_array(1 / np.sqrt(np.maximum(degrees(acted_UN), 1)))).tocsc().astype(np.float32)
-    rows = []
-    for start in range(0, num_pins, _CHUNK):
-        cosine = sp.csr_matrix(unit_UN[:, start : start + _CHUNK].T @ unit_UN)
-        cosine.sort_indices()
-        rows.append(_strongest(cosine, start, count))
-    nearest = sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, 0), dtype=np.float32)
+    nearest = cosines(acted_UN @ sp.diags_array(1 / np.sqrt(np.maximum(degrees(acted_UN), 1))), count)
     return sp.csr_matrix(nearest.maximum(nearest.T))
 
 
-def _strongest(cosine: sp.csr_matrix, first_row: int, count: int) -> sp.csr_matrix:
+def cosines(unit_UN: sp.csr_matrix, count: int | None) -> sp.csr_matrix:
+    """[N, N] float32 dot products of columns of length 1, without the diagonal: the `count` largest of each row, of
+    equal ones those with smaller columns; None for all of them. Some rows at a time.
+    """
+    unit_UN = unit_UN.tocsc().astype(np.float32)
+    rows = []
+    for start in range(0, unit_UN.shape[1], _CHUNK):
+        block = sp.csr_matrix(unit_UN[:, start : start + _CHUNK].T @ unit_UN)
+        rows.append(_strongest(block, start, count))
+    return sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, 0), dtype=np.float32)
+
+
+def _strongest(cosine: sp.csr_matrix, first_row: int, count: int | None) -> sp.csr_matrix:
     """The `count` largest values of each row but its own, which stands at column `first_row` + row."""
     row = np.repeat(np.arange(cosine.shape[0]), np.diff(cosine.indptr))
     other = cosine.indices != row + first_row
     row, column, value = row[other], cosine.indices[other], cosine.data[other]
-    order = np.lexsort((column, -value, row))
-    row, column, value = row[order], column[order], value[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    kept = place < count
-    return sp.csr_matrix((value[kept], (row[kept], column[kept])), shape=cosine.shape)
+    if count is not None:
+        order = np.lexsort((column, -value, row))
+        row, column, value = row[order], column[order], value[order]
+        kept = np.arange(len(row)) - np.searchsorted(row, row) < count
+        row, column, value = row[kept], column[kept], value[kept]
+    return sp.csr_matrix((value, (row, column)), shape=cosine.shape)

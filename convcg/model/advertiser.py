@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from convcg.batch import PADDING
 from convcg.errors import ConfigError
 from convcg.setting import Settings
+from convcg.types import TASK_CODE, Task
 
 #: A pin of no group, and a row of none: they never equal each other or anything else.
 NO_GROUP, NO_ROW_GROUP = -1, -2
@@ -159,6 +160,10 @@ class Advertisers:
         """[B] int64: the advertiser of each target if it is usable, else `NO_ROW_GROUP`."""
         code = self.of_pin[target_B]
         return torch.where((code >= 0) & self.usable[code.clamp(min=0)], code, NO_ROW_GROUP)
+
+    def of_conversions(self, task_B: Tensor, target_B: Tensor) -> Tensor:
+        """[B] int64: `of_rows` of the conversions, `NO_ROW_GROUP` of all else."""
+        return torch.where(task_B == TASK_CODE[Task.CONVERSION], self.of_rows(target_B), NO_ROW_GROUP)
 
     def draw(self, advertiser_B: Tensor, chance_BM: Tensor) -> Tensor:
         """[B, M] int64 pins of each row's advertiser (from `of_rows`), drawn with probability q; `PADDING` without one.

@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from convcg.errors import ConfigError
 from convcg.model.advertiser import AdvertiserLossConfig
 from convcg.model.log_sum_exp import Excluded, Groups, pool_log_sum_exp
 from convcg.model.step import OwnPins
-from convcg.model.two_tower import ModelConfig, PinLength
+from convcg.model.two_tower import ModelConfig, PinLength, prefix_of
 from convcg.setting import Settings
 
 PrefixWeight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -102,14 +101,12 @@ class Embedded:
     temperature: Tensor
 
     def prefix(self, width: int) -> "Embedded":
-        """The first `width` numbers of each embedding, brought back to unit length; all of them as they are."""
-        if width == self.query_Bd.shape[-1]:
-            return self
+        """The first `width` numbers of each embedding; see `convcg.model.two_tower.prefix_of`."""
         return replace(
             self,
-            query_Bd=F.normalize(self.query_Bd[..., :width], dim=-1),
-            own_BKd=F.normalize(self.own_BKd[..., :width], dim=-1),
-            pool_Pd=F.normalize(self.pool_Pd[..., :width], dim=-1),
+            query_Bd=prefix_of(self.query_Bd, width),
+            own_BKd=prefix_of(self.own_BKd, width),
+            pool_Pd=prefix_of(self.pool_Pd, width),
         )
 
     @property

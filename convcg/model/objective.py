@@ -167,10 +167,10 @@ class Objective(nn.Module):
         """The usable advertiser of each conversion, and what the mask of same advertisers leaves out."""
         if self.advertisers is None:
             return torch.full_like(task_B, NO_ROW_GROUP), None
-        is_bought = task_B == TASK_CODE[Task.CONVERSION]
-        usable_B = torch.where(is_bought, self.advertisers.of_rows(target_B), NO_ROW_GROUP)
+        usable_B = self.advertisers.of_conversions(task_B, target_B)
         if not self.config.mask_same_advertiser:
             return usable_B, None
+        is_bought = task_B == TASK_CODE[Task.CONVERSION]
         any_B = self.advertisers.of_pin[target_B]
         of_query = torch.where(is_bought & (any_B >= 0), any_B, NO_ROW_GROUP)
         return usable_B, Groups(of_query=of_query, of_pool=self.advertisers.of_pin[members], only=False)

@@ -123,8 +123,8 @@ class ModelConfig(Settings):
 
 
 def prefix_of(embedding_Nd: Tensor, width: int) -> Tensor:
-    """[N, width]: the first numbers of unit vectors, as unit vectors again; at full width as they are."""
-    return embedding_Nd if width == embedding_Nd.shape[1] else F.normalize(embedding_Nd[:, :width], dim=-1)
+    """[..., width]: the first numbers of unit vectors, as unit vectors again; at full width as they are."""
+    return embedding_Nd if width == embedding_Nd.shape[-1] else F.normalize(embedding_Nd[..., :width], dim=-1)
 
 
 class PinTower(nn.Module):
