@@ -18,11 +18,11 @@ from convcg.data.split import SplitConfig
 from convcg.data.world import WorldConfig
 from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
-from convcg.features import FeatureSpec
-from convcg.graph.config import GraphConfig
+from convcg.features import FeatureSpec, Kind
+from convcg.graph.config import GraphConfig, GraphKind
 from convcg.index.shard import IndexConfig
 from convcg.model.loss import LossConfig
-from convcg.model.two_tower import ModelConfig
+from convcg.model.two_tower import ModelConfig, PinStart
 from convcg.recipes import RECIPES
 from convcg.retriever.policy import RetrievalConfig
 from convcg.serving import ServeConfig
@@ -75,6 +75,23 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _index_holds_what_is_trained(self) -> "RunConfig":
         self.model.served_dim(self.index.dim)
+        return self
+
+    @model_validator(mode="after")
+    def _graph_vectors_are_made(self) -> "RunConfig":
+        starts, width = self.model.pin_start is PinStart.GRAPH, self.model.feature_width
+        readers = [f"the feature {each.name!r} of kind graph" for each in self.features.pin if each.kind is Kind.GRAPH]
+        if starts:
+            readers.append("model.pin_start = graph")
+        if readers and self.graph.kind is GraphKind.NONE:
+            raise ConfigError(
+                f"{readers[0]} needs vectors of pins, but graph.kind is none. Set graph.kind to spectral, or drop it."
+            )
+        if starts and self.graph.dim != width:
+            raise ConfigError(
+                f"model.pin_start = graph needs vectors as long as the pins' own: graph.dim is {self.graph.dim}, the "
+                f"pins' is {width}. Set graph.dim to {width}."
+            )
         return self
 
 

@@ -116,6 +116,18 @@ def test_a_wrong_value_is_named_with_its_key_and_the_rule(setting: str, rule: st
     assert rule in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (["features.pin=[{name: near, kind: graph}]"], "the feature 'near' of kind graph needs vectors of pins"),
+        (["model.pin_start=graph"], "Set graph.kind to spectral"),
+        (["model.pin_start=graph", "graph.kind=spectral", "graph.dim=7"], "graph.dim is 7, the pins' is 64"),
+    ],
+)
+def test_what_reads_graph_vectors_needs_the_stage_that_makes_them(settings: list[str], rule: str) -> None:
+    assert rule in message(*settings)
+
+
 def test_all_errors_are_told_at_once() -> None:
     text = message("train.epochs=0", "modle=1", "loss.kind=hinge")
     assert text.startswith("here: ")

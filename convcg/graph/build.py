@@ -18,7 +18,7 @@ from convcg.graph.als import als_vectors
 from convcg.graph.config import GraphConfig, GraphKind
 from convcg.graph.content import content_matrix, from_content
 from convcg.graph.engagement import degrees, neighbors, person_by_pin
-from convcg.graph.graphsage import graphsage_vectors
+from convcg.graph.graphsage import graphsage_vectors, sage_convolution
 from convcg.graph.spectral import spectral_vectors
 from convcg.graph.vectors import GraphVectors, are_there, unit_mean_length
 
@@ -63,6 +63,8 @@ def _vectors(
     config: GraphConfig, acted_UN: sp.csr_matrix, content_ND: sp.csr_matrix
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The vectors of all pins, and [N] bool which of them have theirs from the edges."""
+    if config.kind is GraphKind.GRAPHSAGE:
+        sage_convolution()  # a missing package is said before minutes of work
     if config.kind is GraphKind.ALS:
         als_Nd = als_vectors(acted_UN, config.als, dim=config.dim, seed=config.seed)
         return from_content(als_Nd, content_ND, known_N=are_there(als_Nd)), are_there(als_Nd)

@@ -99,7 +99,7 @@ class _Network(nn.Module):
 
     def __init__(self, dim: int, content_width: int, num_layers: int) -> None:
         super().__init__()
-        convolution = _convolution()
+        convolution = sage_convolution()
         self.content = nn.Parameter(torch.randn(content_width, dim) * (0.1 / dim**0.5))
         self.layers = nn.ModuleList(convolution(dim, dim, aggr="sum") for _ in range(num_layers))
         self.mix = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(num_layers))
@@ -117,7 +117,12 @@ class _Network(nn.Module):
         return state_Nd
 
 
-def _convolution() -> Any:
+def sage_convolution() -> Any:
+    """PyTorch Geometric's layer.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # its own use of torch
