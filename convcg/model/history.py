@@ -1,9 +1,10 @@
 """What a person did before, as vectors: the weighted mean of the pins, and a transformer that adds to it.
 
-Shape suffixes: B queries, L history, Q asked, D width of what is seen of a pin, w the transformer's width, h heads.
+Shape suffixes: B queries, L history, T actions in all, Q asked, D width of what is seen of a pin, w the transformer's
+width, h heads.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -96,8 +97,33 @@ class HistoryPool(nn.Module):
         return F.normalize(pooled, dim=-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the T actions that are read stand among the B x L places of a batch of histories, most of which are empty:
+    what a layer does to each action by itself it does to these alone.
+    """
+
+    present_BL: Tensor
+    index_T: Tensor
+
+    @classmethod
+    def of(cls, present_BL: Tensor) -> "Places":
+        """`present_BL`: bool."""
+        return cls(present_BL, present_BL.flatten().nonzero().squeeze(1))
+
+    def taken(self, x_BLw: Tensor) -> Tensor:
+        """[B, L, ...] -> [T, ...]."""
+        return x_BLw.flatten(0, 1).index_select(0, self.index_T)
+
+    def spread(self, x_Tw: Tensor) -> Tensor:
+        """[T, w] -> [B, L, w], zeros in the empty places."""
+        num_rows, length = self.present_BL.shape
+        empty = x_Tw.new_zeros(num_rows * length, x_Tw.shape[1])
+        return empty.index_copy(0, self.index_T, x_Tw).view(num_rows, length, -1)
+
+
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al., 2017); each of Q vectors asks all that are present."""
+    """Multi-head attention (Vaswani et al., 2017): each of Q vectors asks all actions of its row."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -105,19 +131,25 @@ class Attention(nn.Module):
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))
         self.key = nn.Linear(width, width, bias=False)  # one would add the same to all logits
 
-    def forward(self, asked_BQw: Tensor, states_BLw: Tensor, present_BL: Tensor) -> Tensor:
-        """[B, Q, w]; finite and without meaning where nothing is present."""
-        query, key, value = (
-            self._split(self.query(asked_BQw)),
-            self._split(self.key(states_BLw)),
-            self.value(states_BLw),
-        )
-        # Written out: the fused kernels' backward pass gives other bits each time.
-        logit_BhQL = (query @ key.mT) * (asked_BQw.shape[-1] // self.num_heads) ** -0.5
-        logit_BhQL = logit_BhQL.masked_fill(~present_BL[:, None, None, :], torch.finfo(logit_BhQL.dtype).min)
-        answer = logit_BhQL.softmax(-1).to(value.dtype) @ self._split(value)
-        out: Tensor = self.out(answer.transpose(1, 2).flatten(2))
+    def among_themselves(self, state_Tw: Tensor, places: Places) -> Tensor:
+        """[T, w]: what each action learns from those of its row."""
+        answer_BLw = self._answer(places.spread(self.query(state_Tw)), state_Tw, places)
+        out: Tensor = self.out(places.taken(answer_BLw))
         return out
+
+    def asked_by(self, asked_Bw: Tensor, state_Tw: Tensor, places: Places) -> Tensor:
+        """[B, w]: one question a row; finite and without meaning where nothing is present."""
+        out: Tensor = self.out(self._answer(self.query(asked_Bw).unsqueeze(1), state_Tw, places).squeeze(1))
+        return out
+
+    def _answer(self, query_BQw: Tensor, state_Tw: Tensor, places: Places) -> Tensor:
+        key, value = places.spread(self.key(state_Tw)), places.spread(self.value(state_Tw))
+        # Written out: the fused kernels' backward pass gives other bits each time.
+        logit_BhQL = (self._split(query_BQw) @ self._split(key).mT) * (query_BQw.shape[-1] // self.num_heads) ** -0.5
+        empty_BL = ~places.present_BL
+        logit_BhQL = logit_BhQL.masked_fill(empty_BL[:, None, None, :], torch.finfo(logit_BhQL.dtype).min)
+        answer_BhQv: Tensor = logit_BhQL.softmax(-1).to(value.dtype) @ self._split(value)
+        return answer_BhQv.transpose(1, 2).flatten(2)
 
     def _split(self, x_BLw: Tensor) -> Tensor:
         num_rows, length, width = x_BLw.shape
@@ -138,14 +170,13 @@ class GatedBlock(nn.Module):
         self.down = nn.Linear(_EXPANSION * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLw: Tensor, present_BL: Tensor) -> Tensor:
-        """[B, L, w] -> [B, L, w]."""
-        normed = self.attention_norm(x_BLw)
-        attended = self.dropout(self.attention(normed, normed, present_BL))
-        x_BLw = x_BLw + self.attention_gate(x_BLw).sigmoid() * attended
-        normed = self.forward_norm(x_BLw)
+    def forward(self, x_Tw: Tensor, places: Places) -> Tensor:
+        """[T, w] -> [T, w]."""
+        attended = self.dropout(self.attention.among_themselves(self.attention_norm(x_Tw), places))
+        x_Tw = x_Tw + self.attention_gate(x_Tw).sigmoid() * attended
+        normed = self.forward_norm(x_Tw)
         moved = self.dropout(self.down(F.silu(self.gate(normed)) * self.up(normed)))
-        out: Tensor = x_BLw + self.forward_gate(x_BLw).sigmoid() * moved
+        out: Tensor = x_Tw + self.forward_gate(x_Tw).sigmoid() * moved
         return out
 
 
@@ -182,16 +213,25 @@ class HistoryTransformer(nn.Module):
         if not history_BLD.shape[1]:  # nobody in this batch has a history; a place is there to be left out
             query, history_BLD = _with_a_place(query), F.pad(history_BLD, (0, 0, 0, 1))
             present_BL = F.pad(present_BL, (0, 1))
-        action, surface = query.history_action.clamp(min=0), query.history_surface.remainder(len(SURFACES) + 1)
-        token = self.pin(history_BLD) + self.action(action) + self.surface(surface) + self.age(_age_bucket(query))
-        token = token + self.gap(_gap_bucket(query)) + self.dwell(_dwell_bucket(query))
-        state_BLw = self.dropout(self.norm(token))
+        places = Places.of(present_BL)
+        token_Tw = self.pin(places.taken(history_BLD))
+        read = {
+            self.action: query.history_action,
+            self.surface: query.history_surface.remainder(len(SURFACES) + 1),
+            self.age: _age_bucket(query),
+            self.gap: _gap_bucket(query),
+            self.dwell: _dwell_bucket(query),
+        }
+        for table, code_BL in read.items():
+            token_Tw = token_Tw + table(places.taken(code_BL))
+        state_Tw = self.dropout(self.norm(token_Tw))
         for block in self.blocks:
-            state_BLw = block(state_BLw, present_BL)
-        state_BLw = self.final_norm(state_BLw)
+            state_Tw = block(state_Tw, places)
+        state_Tw = self.final_norm(state_Tw)
+        state_BLw = places.spread(state_Tw)
         from_end = present_BL.flip(1).cumsum(1).flip(1)
         last, recent = present_BL & (from_end == 1), present_BL & (from_end <= self.recent)
-        asked = self.cross(self.asked(context_Bc).unsqueeze(1), state_BLw, present_BL).squeeze(1)
+        asked = self.cross.asked_by(self.asked(context_Bc), state_Tw, places)
         pooled = torch.cat([_mean(state_BLw, last), _mean(state_BLw, recent), asked], dim=-1)
         out: Tensor = self.out(torch.where(present_BL.any(1, keepdim=True), pooled, self.empty))
         return out
