@@ -174,7 +174,7 @@ def test_sasrec_is_trained_alike_with_sampled_pins_and_twice_with_one_seed(monke
 def test_als_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("implicit.cpu.als", "implicit"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=r"Install convcg\[eval\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'convcg\[eval\]'"):
         next(build(["als"], log(), item_item_neighbours=None))
 
 

@@ -1,11 +1,12 @@
 """Implicit-feedback matrix factorisation, from the `implicit` library."""
 
-from typing import Any
-
 import numpy as np
 
 from convcg.baselines.interface import Histories, Scores, TrainingLog
-from convcg.errors import ConfigError
+from convcg.graph.als import fitted, one_blas_thread
+from convcg.graph.config import AlsConfig
+
+_CONFIG = AlsConfig(alpha=5.0, iterations=15, regularization=0.01)
 
 
 class Als:
@@ -17,29 +18,13 @@ class Als:
         ConfigError: the library is not installed.
     """
 
-    def __init__(
-        self, log: TrainingLog, *, factors: int = 128, alpha: float = 5.0, iterations: int = 15, seed: int = 0
-    ) -> None:
-        try:
-            from implicit.cpu.als import AlternatingLeastSquares
-            from threadpoolctl import threadpool_limits
-        except ImportError as error:
-            raise ConfigError(
-                f"evaluate.baselines names 'als', which needs the library implicit ({error}). "
-                "Install convcg[eval], or take it out."
-            ) from error
+    def __init__(self, log: TrainingLog, *, factors: int = 128, config: AlsConfig = _CONFIG, seed: int = 0) -> None:
         self._num_pins = log.num_pins
-        # The library has threads of its own: those of BLAS beside them slow it down, and it warns of them.
-        self._limits: Any = threadpool_limits
-        with self._limits(1, "blas"):
-            self._model: Any = AlternatingLeastSquares(
-                factors=factors, alpha=alpha, iterations=iterations, random_state=seed
-            )
-            self._model.fit(log.matrix(), show_progress=False)
+        self._model = fitted(log.matrix(), config, dim=factors, seed=seed, needed_by="'als' in evaluate.baselines")
 
     def scores(self, histories: Histories) -> Scores:
         """See `Baseline`."""
-        with self._limits(1, "blas"):
+        with one_blas_thread():
             factors_Bf = self._model.recalculate_user(np.arange(len(histories)), histories.matrix(self._num_pins))
         scores: Scores = factors_Bf @ self._model.item_factors.T
         return scores
