@@ -10,10 +10,9 @@ from safetensors.torch import load
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.data.split import DAY
-from convcg.features import Kind
-from convcg.graph.vectors import GraphVectors, completed
 from convcg.model.two_tower import ModelConfig, PinTower, prefix_of
 from convcg.storage import locate, read_bytes
+from ray_jobs.task import Catalogue
 
 
 def embed_pins(
@@ -39,17 +38,12 @@ def embed_pins(
 def _loaded(prepared: str, graph: str, weights: str, digest: str, model: str) -> tuple[PinEncoder, int, PinTower, str]:
     """Once a process, which Ray uses for many blocks; `digest` tells new content at an old path."""
     data = Prepared.open(locate(prepared))
-    shapes, pins = data.encoders().shapes, data.pins()
-    vectors = None
-    if any(shape.kind is Kind.GRAPH for shape in shapes.pin):
-        vectors = GraphVectors.read(locate(graph), num_pins=len(pins))
-        shapes = completed(shapes, vectors)
-    tower = PinTower(ModelConfig.model_validate(json.loads(model)), shapes.pin)
+    catalogue = Catalogue.read(data, locate(graph))
+    tower = PinTower(ModelConfig.model_validate(json.loads(model)), catalogue.shapes.pin)
     state = load(read_bytes(locate(weights)))
     tower.load_state_dict({key.removeprefix("pin."): state[key] for key in state if key.startswith("pin.")})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = PinEncoder(pins, shapes.pin, data.pin_days(), None if vectors is None else vectors.vector_Nd)
-    return encoder, data.summary().times.train // DAY, tower.to(device).eval(), device
+    return catalogue.pins, data.summary().times.train // DAY, tower.to(device).eval(), device
 
 
 def _lists(matrix: torch.Tensor) -> pa.Array:

@@ -2,13 +2,17 @@
 
 Ray restores no position in the data, so a resumed run reads the epoch again from its start and skips what it had done.
 That is exact because the order is: files are read in order, and mixing is seeded by the epoch.
+
+A shard that fits the shuffle buffer is read once and held: each pass over a Ray Data shard costs a second or two before
+its first row comes, and with repeated conversions an epoch has several.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data.collate_fn import ArrowBatchCollateFn
@@ -19,7 +23,7 @@ from convcg.data.feature_encoders import PREFIX
 from convcg.data.history import HistoryConfig
 from convcg.data.prepared import Prepared, attached
 from convcg.errors import ConfigError
-from convcg.features import FeatureShape, Kind
+from convcg.features import FeatureShape, FeatureShapes, Kind
 from convcg.types import Task
 
 _PASS_SEED_STRIDE = 7919  # a prime, so that (seed, epoch) and pass do not collide
@@ -41,19 +45,23 @@ def examples_of(data: Prepared, task: str) -> ray.data.Dataset:
     """The training examples of a task, each with its request, its person and its history, partition after partition."""
     files = data.files(task)
     filesystem: dict[str, Any] = {} if data.location.is_local else {"filesystem": data.location.filesystem}
-    shapes = data.encoders().shapes
-    features = [PREFIX + shape.name for shape in shapes.user]
-    moment = ["time"] if any(shape.kind is Kind.COUNT for shape in shapes.pin) else []
     return ray.data.read_parquet([file.path for file in files], **filesystem).map_batches(
         with_requests,
         fn_kwargs={
             "directory": data.location.uri,
             "history": data.summary().history,
-            "columns": [*QUERY_SCHEMA.names, *features, *moment, "user_id", "target", "weight", "negatives"],
+            "columns": columns_of(data.encoders().shapes),
         },
         batch_format="pyarrow",
         batch_size=None,
     )
+
+
+def columns_of(shapes: FeatureShapes) -> list[str]:
+    """The columns of an example that the towers and the loss read."""
+    features = [PREFIX + shape.name for shape in shapes.user]
+    moment = ["time"] if any(shape.kind is Kind.COUNT for shape in shapes.pin) else []
+    return [*QUERY_SCHEMA.names, *features, *moment, "user_id", "target", "weight", "negatives"]
 
 
 def with_requests(examples: pa.Table, *, directory: str, history: HistoryConfig, columns: Sequence[str]) -> pa.Table:
@@ -108,14 +116,16 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """The batches of one worker. `shards` are its Ray Data iterators by task."""
+    """The batches of one worker. `shards` are its Ray Data iterators by task, `examples` how many all workers have."""
 
     shards: Mapping[str, Any]
+    examples: Mapping[str, int]
     mix: Mix
     features: tuple[FeatureShape, ...]
     world_size: int
     shuffle_buffer: int
     seed: int
+    _held: dict[str, pa.Table] = field(default_factory=dict)
 
     def __call__(self, epoch: int) -> Iterator[ExampleBatch]:
         """The batches of an epoch; the same ones whenever it is asked for again."""
@@ -129,12 +139,29 @@ class Feed:
 
     def _endless(self, task: str, rows: int, epoch: int) -> Generator[ExampleBatch, None, None]:
         """Batches of one task, pass after pass, each mixed in its own way."""
+        one_pass = self._pass_in_memory if self._fits(task) else self._pass
         for number in count():
-            yield from self.shards[task].iter_torch_batches(
-                batch_size=rows,
-                drop_last=True,
-                local_shuffle_buffer_size=max(self.shuffle_buffer, rows),
-                local_shuffle_seed=self.seed + epoch + number * _PASS_SEED_STRIDE,
-                collate_fn=Encode(self.features, Task(task)),
-                prefetch_batches=2,
-            )
+            yield from one_pass(task, rows, self.seed + epoch + number * _PASS_SEED_STRIDE)
+
+    def _fits(self, task: str) -> bool:
+        return self.examples[task] <= self.shuffle_buffer * self.world_size
+
+    def _pass(self, task: str, rows: int, seed: int) -> Iterator[ExampleBatch]:
+        batches: Iterator[ExampleBatch] = self.shards[task].iter_torch_batches(
+            batch_size=rows,
+            drop_last=True,
+            local_shuffle_buffer_size=max(self.shuffle_buffer, rows),
+            local_shuffle_seed=seed,
+            collate_fn=Encode(self.features, Task(task)),
+            prefetch_batches=2,
+        )
+        return batches
+
+    def _pass_in_memory(self, task: str, rows: int, seed: int) -> Iterator[ExampleBatch]:
+        if task not in self._held:
+            blocks = self.shards[task].iter_batches(batch_format="pyarrow", batch_size=None)
+            self._held[task] = pa.concat_tables(blocks).combine_chunks()
+        held, encode = self._held[task], Encode(self.features, Task(task))
+        order = np.random.default_rng(seed).permutation(held.num_rows)
+        for start in range(0, len(order) - rows + 1, rows):
+            yield encode(held.take(order[start : start + rows]))

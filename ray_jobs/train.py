@@ -22,26 +22,20 @@ from ray.train.torch import TorchTrainer, get_device
 from convcg.bundle import MODEL
 from convcg.checkpoint import read_progress
 from convcg.config import RunConfig
-from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
 from convcg.errors import ConfigError, TrainingError
-from convcg.features import Kind
-from convcg.graph.vectors import GraphVectors, completed, start_of_pins
-from convcg.model.advertiser import Advertisers
-from convcg.model.loss import LossConfig, PinShares, width_weights
-from convcg.model.two_tower import PinStart, TwoTower
+from convcg.model.loss import width_weights
 from convcg.storage import copy_file, delete_directory, locate, write_bytes
-from convcg.train import TrainConfig, Trained, train
-from convcg.types import TASKS, Task
-from convcg.validation import Validation
+from convcg.train import TrainConfig, train
 from ray_jobs import graph
 from ray_jobs.cluster import ENVIRONMENT
-from ray_jobs.feed import Feed, Mix, examples_of
+from ray_jobs.feed import Feed, examples_of
 from ray_jobs.run import Run, Stage, stage_main, summary_of
+from ray_jobs.task import Catalogue, advertisers_of, mix_of, task_of
 from ray_jobs.tracking import Tracker, followed
 
 _log = logging.getLogger(__name__)
-_SCORE = "validation_recall_at_100"
+_SCORE = "score"
 #: Two so that the best one stays beside the latest.
 _CHECKPOINTS_KEPT = 2
 
@@ -51,17 +45,16 @@ def work(run: Run) -> None:
     config = run.config.train
     check_resources(config)
     data = Prepared.open(run.prepared)
-    mix = _mix(data, config)
+    mix = mix_of(data, config)
     # Workers do the same; here what is wrong is said before they start.
     width_weights(run.config.model, run.config.loss)
     advertisers_of(data, run.config.loss)
-    completed(data.encoders().shapes, _graph(run.config, run.graph.uri, num_pins=len(data.pins())))
     with followed(_metrics_directory(run), total_steps=config.epochs * max(1, mix.num_batches)):
         result = _trainer(run).fit()
     if result.error is not None or not result.best_checkpoints:
         raise TrainingError(f"training ended without a checkpoint: {result.error}")
-    scored = [(metrics[_SCORE], metrics["step"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
-    recall, step, checkpoint = max(scored, key=lambda item: item[:2])
+    checkpoint, metrics = max(result.best_checkpoints, key=lambda item: (item[1][_SCORE], item[1]["step"]))
+    step, recall = metrics["step"], metrics["validation_recall_at_100"]
     _log.info("the model is the checkpoint of step %d (validation recall@100 %.4f)", step, recall)
     delete_directory(run.model)
     with checkpoint.as_directory() as directory:
@@ -93,16 +86,6 @@ def check_resources(config: TrainConfig) -> None:
         raise ConfigError(f"{needs} Lower the settings, or join a larger Ray with RAY_ADDRESS.")
 
 
-def _mix(data: Prepared, config: TrainConfig) -> Mix:
-    return Mix.of(
-        data.summary().num_train,
-        batch_size=config.batch_size,
-        shares={task.value: share for task, share in config.shares.items()},
-        max_repeats=config.max_repeats,
-        world_size=config.num_workers,
-    )
-
-
 def _trainer(run: Run) -> TorchTrainer:
     config = run.config.train
     data = Prepared(run.prepared)
@@ -115,7 +98,7 @@ def _trainer(run: Run) -> TorchTrainer:
             "metrics": str(_metrics_directory(run)),
             "run_id": _run_name(run),
         },
-        datasets={task: examples_of(data, task) for task in _mix(data, config).rows},
+        datasets={task: examples_of(data, task) for task in mix_of(data, config).rows},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
@@ -155,34 +138,20 @@ def train_worker(arguments: dict[str, Any]) -> None:
     rank, world_size = ray_context.get_world_rank(), ray_context.get_world_size()
     torch.set_num_threads(config.train.threads_per_worker or max(1, (os.cpu_count() or 1) // world_size))
     data = Prepared.open(locate(arguments["prepared"]))
-    pins = data.pins()
-    vectors = _graph(config, arguments["graph"], num_pins=len(pins))
-    shapes = completed(data.encoders().shapes, vectors)
-    torch.manual_seed(config.train.seed)
-    towers = TwoTower(config.model, shapes)
+    catalogue = Catalogue.of_run(config, data, locate(arguments["graph"]))
     # Data-parallel training copies rank 0's start to the others; a checkpoint replaces it.
-    if config.model.pin_start is PinStart.GRAPH and rank == 0 and ray.train.get_checkpoint() is None:
-        assert vectors is not None
-        towers.pin.start_from(torch.from_numpy(vectors.vector_Nd), torch.from_numpy(vectors.degree_N))
-    pin_encoder = PinEncoder(pins, shapes.pin, data.pin_days(), None if vectors is None else vectors.vector_Nd)
-    validates = rank == 0 and config.train.validation_queries
-    validation = Validation(data, pin_encoder, limit=config.train.validation_queries) if validates else None
-    mix = _mix(data, config.train)
-    trained = Trained(
-        pins=pin_encoder,
-        shares=_shares(data),
-        advertisers=advertisers_of(data, config.loss),
-        num_batches=mix.num_batches,
-        batches=Feed(
-            shards={task: ray.train.get_dataset_shard(task) for task in mix.rows},
-            mix=mix,
-            features=shapes.user,
-            world_size=world_size,
-            shuffle_buffer=config.train.shuffle_buffer,
-            seed=config.train.seed,
-        ),
-        validate=validation.recall if validation else None,
+    towers = catalogue.towers(config, start=rank == 0 and ray.train.get_checkpoint() is None)
+    mix = mix_of(data, config.train)
+    feed = Feed(
+        shards={task: ray.train.get_dataset_shard(task) for task in mix.rows},
+        examples=data.summary().num_train,
+        mix=mix,
+        features=catalogue.shapes.user,
+        world_size=world_size,
+        shuffle_buffer=config.train.shuffle_buffer,
+        seed=config.train.seed,
     )
+    trained = task_of(config, data, catalogue, feed, validates=rank == 0)
     with _resume_directory() as resume:
         context = _RayContext(rank=rank, world_size=world_size, device=get_device())
         if rank == 0:
@@ -196,47 +165,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
             train(towers, config.train, config.loss, trained, context, resume)
         finally:
             context.close()
-
-
-def _graph(config: RunConfig, uri: str, *, num_pins: int) -> GraphVectors | None:
-    """The vectors of the graph stage, where the model reads or starts from them.
-
-    Raises:
-        ConfigError: it starts from them, and there are none that fit.
-    """
-    starts = config.model.pin_start is PinStart.GRAPH
-    if not starts and not any(feature.kind is Kind.GRAPH for feature in config.features.pin):
-        return None
-    vectors = GraphVectors.read(locate(uri), num_pins=num_pins)
-    return start_of_pins(vectors, dim=config.model.feature_width) if starts else vectors
-
-
-def _shares(data: Prepared) -> PinShares:
-    """How each task's targets are spread over the pins, and what was served and not engaged."""
-    counts = data.frequencies()
-
-    def spread(name: str) -> torch.Tensor:
-        count = counts[name].to_numpy()
-        return torch.from_numpy(count / max(1, count.sum())).float()
-
-    return PinShares(trained=torch.stack([spread(task.value) for task in TASKS]), served=spread("served"))
-
-
-def advertisers_of(data: Prepared, loss: LossConfig) -> Advertisers | None:
-    """Who advertises which pin, where the loss asks for it.
-
-    Raises:
-        ConfigError: the pin table does not say, or no advertiser can be used.
-    """
-    if not loss.names_advertisers:
-        return None
-    counts = data.frequencies()
-    return Advertisers.of(
-        data.pins().column("advertiser_id"),
-        conversions=counts[Task.CONVERSION.value].to_numpy(),
-        engagements=counts[Task.ENGAGEMENT.value].to_numpy(),
-        config=loss.advertiser,
-    )
 
 
 @contextmanager

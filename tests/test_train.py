@@ -32,7 +32,7 @@ from convcg.batch import ExampleBatch
 from convcg.errors import TrainingError
 from convcg.model.loss import LossConfig, LossKind
 from convcg.model.towers import HeadKind
-from convcg.train import Precision, hard_weight, learning_rate, train
+from convcg.train import Keep, Precision, hard_weight, learning_rate, train
 
 LONG = config(epochs=20)
 
@@ -200,6 +200,14 @@ def test_metrics_are_logged_at_their_steps_and_validation_after_each_epoch(tmp_p
     assert [row["validation_recall_at_100"] for row in context.saved] == [-1, -1, 0.5, -1, -1, 0.75]
     losses = [metrics["loss"] for _, metrics in context.logged if "loss" in metrics]
     assert losses[0] > losses[-1] > 0
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [(Keep.BEST, 1), (Keep.LAST, 2)])
+def test_the_model_is_the_checkpoint_that_keep_names(keep: Keep, epoch: int, tmp_path: Path) -> None:
+    recalls, context = iter([0.75, 0.5]), LocalContext(tmp_path)
+    validated, settings = task(validate=lambda towers: next(recalls)), config(validation_queries=9, keep=keep)
+    train(fresh_towers(), settings, LOSSES[LossKind.FULL_SOFTMAX], validated, context, None)
+    assert max(context.saved, key=lambda row: (row["score"], row["step"]))["epoch"] == epoch
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:

@@ -71,18 +71,30 @@ def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Prepare
     return Prepared.open(locate(workdir / "prepared"))
 
 
-def feed(data: Prepared, mix: Mix) -> Feed:
-    shards = {task: examples_of(data, task).iterator() for task in mix.rows}
-    return Feed(shards=shards, mix=mix, features=data.encoders().shapes.user, world_size=1, shuffle_buffer=1000, seed=3)
+def feed(data: Prepared, mix: Mix, *, shuffle_buffer: int = 100_000) -> Feed:
+    return Feed(
+        shards={task: examples_of(data, task).iterator() for task in mix.rows},
+        examples=data.summary().num_train,
+        mix=mix,
+        features=data.encoders().shapes.user,
+        world_size=1,
+        shuffle_buffer=shuffle_buffer,
+        seed=3,
+    )
+
+
+#: With the first every task is streamed in every pass, with the second it is held after the first one.
+both_ways = pytest.mark.parametrize("shuffle_buffer", [100, 100_000])
 
 
 @pytest.mark.ray
-def test_batches_hold_both_tasks_and_can_be_replayed(data: Prepared) -> None:
+@both_ways
+def test_batches_hold_both_tasks_and_can_be_replayed(data: Prepared, shuffle_buffer: int) -> None:
     counts = data.summary().num_train
     shares = {Task.CONVERSION.value: 0.5, Task.ENGAGEMENT.value: 0.5}
     asked = Mix.of(counts, batch_size=64, shares=shares, max_repeats=4, world_size=1)
     assert asked.num_batches * 32 > counts[Task.CONVERSION]  # so that conversions repeat
-    batches = list(feed(data, asked)(epoch=1))
+    batches = list(feed(data, asked, shuffle_buffer=shuffle_buffer)(epoch=1))
     assert len(batches) == asked.num_batches
     bought = {row for file in data.files(Task.CONVERSION) for row in prepared.read_part(file)["target"].to_pylist()}
     for batch in batches:
@@ -92,20 +104,22 @@ def test_batches_hold_both_tasks_and_can_be_replayed(data: Prepared) -> None:
         assert batch.query.task.tolist() == [TASK_CODE[Task.CONVERSION]] * 32 + [TASK_CODE[Task.ENGAGEMENT]] * 32
         assert (batch.weight[32:] < 0.6).all()
     assert any((batch.negatives >= 0).any() for batch in batches)
-    again = list(islice(feed(data, asked)(epoch=1), 40))
+    again = list(islice(feed(data, asked, shuffle_buffer=shuffle_buffer)(epoch=1), 40))
     assert all(torch.equal(one.target, other.target) for one, other in zip(batches, again, strict=False))
     assert all(
         torch.equal(one.query.history_pin, other.query.history_pin) for one, other in zip(batches, again, strict=False)
     )
-    other = next(iter(feed(data, asked)(epoch=2)))
+    other = next(iter(feed(data, asked, shuffle_buffer=shuffle_buffer)(epoch=2)))
     assert not torch.equal(other.target, batches[0].target)
 
 
 @pytest.mark.ray
-def test_an_epoch_in_natural_shares_sees_almost_every_example_once(data: Prepared) -> None:
+@both_ways
+def test_an_epoch_in_natural_shares_sees_almost_every_example_once(data: Prepared, shuffle_buffer: int) -> None:
     counts = data.summary().num_train
     natural = Mix.of(counts, batch_size=64, shares={}, max_repeats=4, world_size=1)
-    seen = sum(len(batch) for batch in feed(data, natural)(epoch=0))
+    batches = list(feed(data, natural, shuffle_buffer=shuffle_buffer)(epoch=0))
+    seen = sum(len(batch) for batch in batches)
     assert 0.97 * sum(counts.values()) < seen <= sum(counts.values())
 
 
