@@ -50,7 +50,7 @@ class Failure:
 
 def run_all(start: str, planned: Plan, *, seeds: int, workdir: Location, verbose: bool = False) -> list[Failure]:
     """Bring every setting up to date with every seed; returns what failed. Ray must be connected."""
-    holders: dict[tuple[str, str], Run] = {}  # (stage, fingerprint) -> the run that has its result
+    holders: dict[tuple[str, str], Run] = {}
     failures = []
     todo = [(setting, seed) for setting in planned.settings for seed in range(seeds)]
     for number, (setting, seed) in enumerate(todo):
@@ -61,7 +61,7 @@ def run_all(start: str, planned: Plan, *, seeds: int, workdir: Location, verbose
         _log.info("run %d of %d: %s, seed %d", number + 1, len(todo), setting.name, seed)
         try:
             with unwrapped():
-                _work(run, holders)
+                bring_up_to_date(run, holders, _STAGES)
         except Exception as error:  # whatever it is, it must not cost the other runs
             _log.error("%s, seed %d: %s", setting.name, seed, error, exc_info=not isinstance(error, ConvcgError))
             failures.append(Failure(setting=setting.name, seed=seed, error=f"{type(error).__name__}: {error}"))
@@ -73,8 +73,9 @@ def place(workdir: Location, setting: str, seed: int) -> Location:
     return workdir / setting / f"seed-{seed}"
 
 
-def _work(run: Run, holders: dict[tuple[str, str], Run]) -> None:
-    for stage in _STAGES:
+def bring_up_to_date(run: Run, holders: dict[tuple[str, str], Run], stages: Sequence[Stage]) -> None:
+    """Do what is to be done of the stages. `holders`: (stage, fingerprint) -> the run that has its result; added to."""
+    for stage in stages:
         key = (stage.name, stage.fingerprint(run))
         if stage.is_done(run):
             _log.info("%s: skipped, nothing has changed", stage.name)

@@ -65,7 +65,7 @@ def evaluate(
     queries = as_served(held_out, retrieval)
     past = Past.read(data, len(pins))
     systems: dict[str, Ranked] = {}
-    for name, score in _scorers(data, pins, config, world):
+    for name, score in scorers(data, pins, config, world):
         systems[name] = rank_scores(name, score, queries, num_pins=len(pins), ks=config.ks, served_N=past.served_N)
     counts = [each.feature.name for each in data.encoders().user if each.feature.kind is Kind.COUNT]
     started = time.monotonic()
@@ -94,15 +94,20 @@ def evaluate(
     }
     return Evaluation(
         metrics=metrics,
-        ranks=pa.table({**_asked(queries), **_columns(slices, systems)}),
+        ranks=ranks_table(queries, slices, systems),
         samples=samples(retriever, queries, pins, model.rank, counts=counts),
     )
 
 
-def _scorers(
+def scorers(
     data: Prepared, pins: RowTable, config: EvaluateConfig, world: WorldConfig | None
 ) -> Iterator[tuple[str, Callable[[pa.Table], Scores]]]:
-    """What gives every pin a score, for a table of queries; each made when its turn has come, the oracle last."""
+    """Each baseline's name and what gives every pin a score for a table of queries; made when its turn has come, the
+    oracle last.
+
+    Raises:
+        ConfigError: as `evaluate`.
+    """
     if ORACLE in config.baselines and world is None:
         raise ConfigError(
             f"evaluate.baselines names {ORACLE!r}, which only the built-in world has, and data.events brings a log. "
@@ -198,16 +203,13 @@ def _share_of_oracle(systems: dict[str, Ranked], ks: tuple[int, ...]) -> dict[st
     return {"oracle_share": {name: model[name] / oracle[name] for name in model if oracle[name]}}
 
 
-def _asked(queries: pa.Table) -> dict[str, Any]:
+def ranks_table(queries: pa.Table, slices: dict[str, Names], systems: dict[str, Ranked]) -> pa.Table:
+    """`Evaluation.ranks`."""
     named = {"surface": SURFACES, "action": ACTIONS}
     values = {name: pa.array([str(value) for value in names]) for name, names in named.items()}
-    return {
-        **{name: queries[name] for name in ("user_id", "time", "target")},
-        **{name: values[name].take(queries[name].combine_chunks()) for name in named},
-    }
-
-
-def _columns(slices: dict[str, Names], systems: dict[str, Ranked]) -> dict[str, Any]:
-    columns: dict[str, Any] = {f"slice:{name}": pa.array(values, pa.string()) for name, values in slices.items()}
+    columns: dict[str, Any] = {name: queries[name] for name in ("user_id", "time", "target")}
+    columns |= {name: values[name].take(queries[name].combine_chunks()) for name in named}
+    columns |= {f"slice:{name}": pa.array(values, pa.string()) for name, values in slices.items()}
     columns |= {f"rank:{name}": system.rank for name, system in systems.items()}
-    return columns | {f"served:{name}": each.served for name, each in systems.items() if each.served is not None}
+    columns |= {f"served:{name}": each.served for name, each in systems.items() if each.served is not None}
+    return pa.table(columns)
