@@ -45,9 +45,7 @@ class Keep(StrEnum):
     """Which checkpoint becomes the model."""
 
     BEST = "best"  # the one with the best validation
-    #: For a learning rate that falls to the end: between such checkpoints the noise of validation would choose, at a
-    #: price (LOG.md).
-    LAST = "last"
+    LAST = "last"  # where the learning rate falls to the end: there validation chooses by its noise (LOG.md)
 
 
 class TrainConfig(Settings):
@@ -147,7 +145,7 @@ def train(
         None if task.advertisers is None else task.advertisers.to(device),
         bfloat16=config.precision is Precision.BFLOAT16,
     )
-    optimizer = _optimizer(objective, config)
+    optimizer = optimizer_of(objective, config)
     progress = Progress() if resume is None else read_checkpoint(resume, objective, optimizer)
     stepper = _Stepper(objective, optimizer, config, loss, task, context)
     for epoch in range(progress.epoch, config.epochs):
@@ -159,10 +157,8 @@ def train(
         )
 
 
-def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, each weight read and written once (`fused`: a sixth of the time of one pass an operation, LOG.md). Decay
-    would pull the temperature towards 1, which is far out of its bounds.
-    """
+def optimizer_of(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW. Decay would pull the temperature towards 1, which is far out of its bounds."""
     temperature = objective.towers.log_temperature
     others = [parameter for parameter in objective.parameters() if parameter is not temperature]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": [temperature], "weight_decay": 0.0}]

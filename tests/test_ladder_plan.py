@@ -21,13 +21,24 @@ def test_the_ladder_goes_from_2023_over_2025_to_best() -> None:
     settings = {setting.name: setting.config for setting in planned.settings}
     assert settings["2023"] == load_config("2023")
     assert settings["upto-uniform-negatives"] == load_config("2025")
-    assert settings["upto-graph-vectors"] == load_config("best")
+    assert settings["upto-history-transformer"] == load_config("best")
     assert planned.settings[0].name == "2023"
     steps = len(read_ladder("ladder").steps)
     assert len(planned.tables[Direction.CUMULATIVE]) == len(planned.tables[Direction.ADD]) == 1 + steps
     left_out = [rung.label for rung in planned.tables[Direction.OUT][1:]]
     assert "best - one head" in left_out
     assert "best - parallel towers" not in left_out  # the summed inputs bring towers of their own
+
+
+def test_the_designs_are_the_recipes() -> None:
+    settings = [setting.config for setting in plan(read_ladder("ladder_designs")).settings]
+    assert [settings[at] for at in (0, 1, 3)] == [load_config(name) for name in ("2023", "2025", "best")]
+
+
+def test_vectors_of_pins_are_variants_of_taobao() -> None:
+    log = ["data.events=log.parquet"]
+    planned = plan(read_ladder("ladder_graph"), overrides=log)
+    assert planned.settings[0].config == load_config("taobao", log)
 
 
 def test_the_claims_are_variants_of_best() -> None:
@@ -110,6 +121,7 @@ def test_what_is_no_ladder_is_said(tmp_path: Path, text: str, message: str) -> N
 
 def test_a_name_that_is_no_ladder_is_said() -> None:
     with pytest.raises(
-        ConfigError, match="ladder 'demo' is not known. Ladders: ladder, ladder_claims; or give a .yaml file"
+        ConfigError,
+        match="ladder 'demo' is not known. Ladders: ladder, ladder_claims, .*; or give a .yaml file",
     ):
         read_ladder("demo")

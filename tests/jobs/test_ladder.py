@@ -1,12 +1,19 @@
 """`convcg ladder` on a real local Ray: one run a setting and seed, what can be shared shared, what failed said."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from benchmarks import ladder as without_ray
+from convcg.config import load_config
+from convcg.storage import locate
 from ray_jobs import ladder
+from ray_jobs.run import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -67,6 +74,21 @@ def test_the_second_time_only_what_failed_is_done(finished: Path) -> None:
     assert ladder.main(arguments_of(finished)) == 1
     assert stamps() == before
     assert stored(finished) == result
+
+
+def test_a_run_without_ray_finds_what_the_command_finds(finished: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(finished / "runs" / "smoke" / "seed-0", tmp_path / "run"))
+    commanded = pq.read_table(workdir / "ranks.parquet")
+    threads = torch.get_num_threads()
+    without_ray.measure(Run(config=load_config(str(workdir / "config.yaml")), workdir=locate(workdir)))
+    torch.set_num_threads(threads)
+    found = pq.read_table(workdir / "ranks.parquet")
+    assert found.column_names == commanded.column_names
+    for name in ("user_id", "time", "target", "slice:conversions", "rank:popularity"):
+        assert found[name].equals(commanded[name])
+    hits = [table["rank:model"].to_numpy() <= 20 for table in (found, commanded)]
+    assert 0.1 < hits[0].mean() < 0.9
+    assert (hits[0] == hits[1]).mean() > 0.98  # sums in another order move a rank now and then
 
 
 def test_an_unknown_direction_is_said(capsys: pytest.CaptureFixture[str]) -> None:
