@@ -40,11 +40,11 @@ from convcg.ranks import RANKS
 from convcg.storage import exists, locate, read_bytes, write_bytes
 from convcg.train import train
 from ray_jobs import evaluate, graph, prepare
+from ray_jobs.assemble import Catalogue, mix_of, trained_on
 from ray_jobs.cluster import connected
 from ray_jobs.feed import Feed, columns_of, with_requests
 from ray_jobs.ladder import RESULT, bring_up_to_date, pairs, place, results
 from ray_jobs.run import Run
-from ray_jobs.task import Catalogue, mix_of, task_of
 
 _log = logging.getLogger(__name__)
 #: In a run's workdir: that it is measured, and with what.
@@ -101,7 +101,7 @@ def trained(run: Run) -> tuple[TwoTower, Catalogue]:
         seed=config.train.seed,
     )
     kept = Kept(towers)
-    train(towers, config.train, config.loss, task_of(config, data, catalogue, feed, validates=True), kept, None)
+    train(towers, config.train, config.loss, trained_on(config, data, catalogue, feed, validates=True), kept, None)
     towers.load_state_dict(kept.weights)
     return towers.eval(), catalogue
 

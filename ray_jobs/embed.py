@@ -12,7 +12,7 @@ from convcg.data.prepared import Prepared
 from convcg.data.split import DAY
 from convcg.model.two_tower import ModelConfig, PinTower, prefix_of
 from convcg.storage import locate, read_bytes
-from ray_jobs.task import Catalogue
+from ray_jobs.assemble import Catalogue
 
 
 def embed_pins(

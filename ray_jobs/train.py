@@ -28,10 +28,10 @@ from convcg.model.loss import width_weights
 from convcg.storage import copy_file, delete_directory, locate, write_bytes
 from convcg.train import TrainConfig, train
 from ray_jobs import graph
+from ray_jobs.assemble import Catalogue, advertisers_of, mix_of, trained_on
 from ray_jobs.cluster import ENVIRONMENT
 from ray_jobs.feed import Feed, examples_of
 from ray_jobs.run import Run, Stage, stage_main, summary_of
-from ray_jobs.task import Catalogue, advertisers_of, mix_of, task_of
 from ray_jobs.tracking import Tracker, followed
 
 _log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         shuffle_buffer=config.train.shuffle_buffer,
         seed=config.train.seed,
     )
-    trained = task_of(config, data, catalogue, feed, validates=rank == 0)
+    trained = trained_on(config, data, catalogue, feed, validates=rank == 0)
     with _resume_directory() as resume:
         context = _RayContext(rank=rank, world_size=world_size, device=get_device())
         if rank == 0:

@@ -79,7 +79,7 @@ def mix_of(data: Prepared, config: TrainConfig) -> Mix:
     )
 
 
-def task_of(
+def trained_on(
     config: RunConfig,
     data: Prepared,
     catalogue: Catalogue,
