@@ -41,14 +41,14 @@ def fitted(acted_UN: sp.csr_matrix, config: AlsConfig, *, dim: int, seed: int, n
         raise ConfigError(
             f"{needed_by} needs the package implicit ({error}). Install the extra: pip install 'convcg[eval]'."
         ) from error
-    model = AlternatingLeastSquares(
-        factors=dim,
-        alpha=config.alpha,
-        iterations=config.iterations,
-        regularization=config.regularization,
-        random_state=seed,
-    )
     with one_blas_thread():
+        model = AlternatingLeastSquares(
+            factors=dim,
+            alpha=config.alpha,
+            iterations=config.iterations,
+            regularization=config.regularization,
+            random_state=seed,
+        )
         model.fit(acted_UN, show_progress=False)
     return model
 

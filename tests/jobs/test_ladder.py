@@ -28,7 +28,8 @@ variants:
 def arguments_of(directory: Path) -> list[str]:
     (directory / "mine.yaml").write_text(LADDER)
     arguments = ["--recipe", str(directory / "mine.yaml"), "--workdir", str(directory / "runs"), "--seeds", "1"]
-    return [*arguments, "--set", "world.num_users=150", "--ks", "20,100"]
+    settings = ["world.num_users=150", "train.threads_per_worker=1"]
+    return [*arguments, *(part for text in settings for part in ("--set", text)), "--ks", "20,100"]
 
 
 @pytest.fixture(scope="module")
