@@ -2,10 +2,11 @@
 
     python -m benchmarks.ladder --recipe ladder_claims --seeds 3 --workdir runs/ladder_claims --processes 2
 
-The same recipes, prepared data, batches, loop and tables. Three things differ: training reads its examples in this
-process, validation and test scores are the towers' own (float32, the whole catalogue, no index), and nothing is
-published. Starting Ray's workers and asking a retriever one request at a time take longer than training a small run
-does. Done runs are not done again; `convcg compare` and `convcg report` read the workdirs.
+The same recipes, prepared data, batches, loop, weights and tables. Two things differ: training reads its examples in
+this process; and ranks are those of the towers' own scores (float32, no index) in the whole catalogue, also among pins
+that are sold out, not for the person's country, or the subject itself, which the command leaves out. Starting Ray's
+workers and asking a retriever one request at a time take longer than training a small run does. Done runs are not done
+again; `convcg compare` and `convcg report` read the workdirs.
 """
 
 import json

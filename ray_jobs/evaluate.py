@@ -32,6 +32,7 @@ def work(run: Run) -> None:
         Retriever.open(bundle),
         Prepared.open(run.prepared),
         bundle.pins,
+        bundle.users,
         config.retrieval,
         config.evaluate,
         world=config.world if config.data.events is None else None,

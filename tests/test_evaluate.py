@@ -13,11 +13,12 @@ from convcg.data.tables import RowTable
 from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
 from convcg.evaluate.evaluation import _among_served
+from convcg.evaluate.queries import Eligible
 from convcg.evaluate.ranking import Ranked, rank_scores
 from convcg.evaluate.samples import _Pins, _spread
 from convcg.evaluate.slices import Past, advertisers_of, slices_of
 from convcg.metrics import NOT_RETRIEVED, ListCounts
-from convcg.types import ACTION_CODE, Action
+from convcg.types import ACTION_CODE, SURFACES, Action
 
 CLICK, CART, BUY = (ACTION_CODE[action] for action in (Action.CLICK, Action.ADD_TO_CART, Action.CHECKOUT))
 NUM_PINS = 9
@@ -116,6 +117,30 @@ def test_ranks_of_scores_leave_out_purchases_and_count_served_pins_apart() -> No
     assert found.served.tolist() == [2, NOT_RETRIEVED, NOT_RETRIEVED]  # pin 2 was never served
     assert found.lists.coverage(2) == 3 / NUM_PINS  # without pin 0 the first list is 1, 2
     assert scores[0, 0] == NUM_PINS  # the scorer's own array stays
+
+
+def test_what_is_not_eligible_is_left_out() -> None:
+    table = {"pin_id": ["a", "b", "c", "d"], "in_stock": [True, False, None, True]}
+    lists = {"surfaces": [None, None, ["search"], ["home_feed", "search"]], "countries": [["US"], None, None, ["DE"]]}
+    columns = ("history_pin", "history_action", "history_surface", "history_dwell", "purchased")
+    empty = {name: [[], []] for name in columns}
+    people = RowTable(pa.table({"user_id": ["u", "v"], "country": ["US", None], "history_time": [[], []], **empty}))
+    eligible = Eligible(RowTable(pa.table({**table, **lists})), people)
+    code = {name: SURFACES.index(name) for name in ("home_feed", "search")}
+    asked = pa.table(
+        {
+            "user_id": ["u", "u", "v", "stranger"],
+            "surface": pa.array([code["home_feed"], code["search"], code["home_feed"], code["search"]], pa.int8()),
+            "subject_pin": pa.array([-1, -1, -1, 3], pa.int32()),
+            "target": [0, 1, 3, 2],
+            "purchased": pa.array([[], [], [], []], pa.list_(pa.int32())),
+        }
+    )
+    allowed = [[1, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [1, 0, 1, 0]]  # without a country all countries' pins
+    assert eligible(asked).astype(int).tolist() == allowed
+    scores = np.tile(np.array([1, 2, 3, 4], np.float32), (4, 1))
+    found = rank_scores("by hand", lambda _: scores, asked, num_pins=4, ks=(2,), served_N=None, eligible=eligible)
+    assert found.rank.tolist() == [1, NOT_RETRIEVED, 1, 1]
 
 
 @pytest.mark.parametrize(("served_to", "known"), [(2, ["recall@1", "recall@2"]), (1, ["recall@1"]), (0, [])])

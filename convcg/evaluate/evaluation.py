@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from convcg.data.tables import RowTable
 from convcg.data.world import Oracle, WorldConfig
 from convcg.errors import ConfigError
 from convcg.evaluate.config import ORACLE, EvaluateConfig
-from convcg.evaluate.queries import as_served, asked_of_world, histories, test_queries
+from convcg.evaluate.queries import Eligible, as_served, asked_of_world, histories, test_queries
 from convcg.evaluate.ranking import Ints, Ranked, Scores, rank_bundle, rank_scores
 from convcg.evaluate.samples import samples
 from convcg.evaluate.slices import Names, Past, advertisers_of, slices_of
@@ -50,13 +51,15 @@ def evaluate(
     retriever: Retriever,
     data: Prepared,
     pins: RowTable,
+    users: RowTable,
     retrieval: RetrievalConfig,
     config: EvaluateConfig,
     world: WorldConfig | None = None,
 ) -> Evaluation:
     """Ask the bundle and the baselines every held-out query. `world` is the built-in one, where the data are of it.
 
-    Pins that the person bought before are left out where the surface's policy says so, for the baselines, too.
+    `pins` and `users` are the bundle's tables. What the retriever leaves out is left out for the baselines, too: pins
+    that are not eligible, and, where the surface's policy says so, pins that the person bought before.
 
     Raises:
         ConfigError: a baseline cannot be made of these data, or here.
@@ -65,8 +68,9 @@ def evaluate(
     queries = as_served(held_out, retrieval)
     past = Past.read(data, len(pins))
     systems: dict[str, Ranked] = {}
+    ask = partial(rank_scores, num_pins=len(pins), ks=config.ks, served_N=past.served_N, eligible=Eligible(pins, users))
     for name, score in scorers(data, pins, config, world):
-        systems[name] = rank_scores(name, score, queries, num_pins=len(pins), ks=config.ks, served_N=past.served_N)
+        systems[name] = ask(name, score, queries)
     counts = [each.feature.name for each in data.encoders().user if each.feature.kind is Kind.COUNT]
     started = time.monotonic()
     model = rank_bundle(

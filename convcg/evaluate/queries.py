@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from convcg.baselines import Histories
 from convcg.data import prepared
@@ -14,6 +15,8 @@ from convcg.data.prepared import Prepared
 from convcg.data.split import MICROSECONDS
 from convcg.data.tables import RowTable
 from convcg.data.world import Asked
+from convcg.retriever.eligibility import Eligibility
+from convcg.retriever.people import People
 from convcg.retriever.policy import RetrievalConfig
 from convcg.types import ACTIONS, SURFACES, HistoryEvent, Request
 from convcg.validation import lists
@@ -65,6 +68,26 @@ def requests(queries: pa.Table, pins: RowTable, *, k: int, counts: Sequence[str]
             exclude_pin_ids=tuple(pins.ids[pin].as_py() for pin in row["purchased"]),
             timestamp=then,
         )
+
+
+class Eligible:
+    """Which pins a query may be answered with: on its surface, in the person's country, in stock, not its subject."""
+
+    def __init__(self, pins: RowTable, users: RowTable) -> None:
+        self._num_pins, self._eligibility, self._people = len(pins), Eligibility(pins), People(users)
+
+    def __call__(self, queries: pa.Table) -> NDArray[np.bool_]:
+        """[B, N] bool, as the retriever decides it."""
+        allowed_BN = np.ones((queries.num_rows, self._num_pins), bool)
+        asked = zip(queries["user_id"].to_pylist(), queries["surface"].to_pylist(), strict=True)
+        for row, (user_id, surface) in enumerate(asked):
+            country = self._people.country(self._people.row(user_id))
+            mask = self._eligibility.mask(self._eligibility.rule(SURFACES[surface], country, {}))
+            if mask is not None:
+                allowed_BN[row] = mask
+        subject = queries["subject_pin"].to_numpy()
+        allowed_BN[np.flatnonzero(subject >= 0), subject[subject >= 0]] = False
+        return allowed_BN
 
 
 def histories(queries: pa.Table) -> Histories:

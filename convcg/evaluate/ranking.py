@@ -95,14 +95,19 @@ def rank_scores(
     num_pins: int,
     ks: Sequence[int],
     served_N: NDArray[np.bool_] | None,
+    eligible: Callable[[pa.Table], NDArray[np.bool_]] | None = None,
 ) -> Ranked:
-    """The ranks that follow from the scores of the whole catalogue ([B, N]), what was bought before left out."""
+    """The ranks that follow from the scores of the whole catalogue ([B, N]), what was bought before left out, and what
+    is not `eligible` ([B, N]), as the retriever leaves it out.
+    """
     ranks, served, counted = [], [], ListCounts(num_pins, ks)
     with progress(name, total=queries.num_rows) as meter:
         for start in range(0, queries.num_rows, _BATCH):
             batch = queries.slice(start, _BATCH)
             target = batch["target"].to_numpy()
             score_BN = left_out(score(batch), lists(batch["purchased"]))
+            if eligible is not None:
+                score_BN[~eligible(batch)] = -np.inf
             ranks.append(rank_of_target(score_BN, target))
             counted.add_scores(score_BN)
             if served_N is not None:
