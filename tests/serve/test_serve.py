@@ -95,10 +95,15 @@ def publish_bundle(directory, *, seed) -> str:
 
 
 def ask_until(client, url, version) -> list[str]:
-    """Ask without a pause until `version` has answered 50 times; a 503 is tried again, as it says."""
+    """Ask without a pause until `version` has answered 50 times; a 503 is tried again, as it says, and so is a request
+    on a connection that the server has just closed, which a client cannot tell from an open one.
+    """
     seen, until = [], time.monotonic() + 90
     while seen.count(version) < 50 and time.monotonic() < until:
-        response = client.post(url, json={"surface": "home_feed", "user_id": "u00001", "k": 5})
+        try:
+            response = client.post(url, json={"surface": "home_feed", "user_id": "u00001", "k": 5})
+        except httpx.RemoteProtocolError:
+            continue
         assert response.status_code in (200, 503), response.text
         if response.status_code == 200:
             seen.append(response.json()["model_version"])
