@@ -12,6 +12,7 @@ again; `convcg compare` and `convcg report` read the workdirs.
 import json
 import logging
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ import typer
 from torch import Tensor
 
 from convcg import log
+from convcg.commands import invoke
 from convcg.compare import numbers_of, print_rows
 from convcg.config import dump_yaml, load_config
 from convcg.data.encode import encode_queries
@@ -35,7 +37,7 @@ from convcg.evaluate.evaluation import MODEL, ranks_table, scorers
 from convcg.evaluate.queries import as_served, test_queries
 from convcg.evaluate.ranking import Scores, rank_scores
 from convcg.evaluate.slices import Past, slices_of
-from convcg.ladder import Direction, plan, read_ladder
+from convcg.ladder import plan, read_ladder
 from convcg.model.two_tower import TwoTower
 from convcg.ranks import RANKS
 from convcg.storage import exists, locate, read_bytes, write_bytes
@@ -44,7 +46,7 @@ from ray_jobs import evaluate, graph, prepare
 from ray_jobs.assemble import Catalogue, mix_of, trained_on
 from ray_jobs.cluster import connected
 from ray_jobs.feed import Feed, columns_of, with_requests
-from ray_jobs.ladder import RESULT, bring_up_to_date, pairs, place, results
+from ray_jobs.ladder import RESULT, bring_up_to_date, directions_of, pairs, place, results
 from ray_jobs.run import Run
 
 _log = logging.getLogger(__name__)
@@ -149,19 +151,22 @@ def _is_measured(run: Run) -> bool:
     return exists(run.workdir / _DONE) and read_bytes(run.workdir / _DONE) == _stamp(run)
 
 
-def main(
+_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@_app.command(help="`convcg ladder` for hundreds of small runs")
+def _command(
     recipe: Annotated[str, typer.Option("--recipe", "-r")] = "ladder",
     overrides: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006 (typer copies it)
     workdir: Annotated[str, typer.Option("--workdir", "-w", help="[default: runs/LADDER]")] = "",
-    seeds: int = 3,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
     directions: Annotated[str, typer.Option(help="Of a ladder of steps: how they are measured.")] = "cumulative",
     baselines: Annotated[str, typer.Option(help="Asked in the start's first run, with commas between.")] = "",
     ks: str = "20,100,1000",
-    processes: Annotated[int, typer.Option(help="Runs at a time; each computes with one thread.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time; each computes with one thread.")] = 2,
 ) -> None:
-    """See the top of the file."""
     log.set_up(verbose=False)
-    ladder, ways = read_ladder(recipe), [Direction(name) for name in directions.split(",")]
+    ladder, ways, cuts = read_ladder(recipe), directions_of(directions), numbers_of(ks, option="--ks")
     planned = plan(ladder, overrides=overrides, directions=ways)
     where = locate(workdir or f"runs/{Path(recipe).stem}")
     runs = []
@@ -185,7 +190,7 @@ def main(
     found = results(planned, seeds=seeds, workdir=where, failures=[])
     tables = []
     for direction, rungs in planned.tables.items():
-        rows = compared(pairs(rungs, found), ks=numbers_of(ks, option="--ks"))
+        rows = compared(pairs(rungs, found), ks=cuts)
         print_rows(rows, title=f"{direction}, {seeds} seeds, {found[rungs[0].setting].num_queries:,} queries")
         tables.append({"direction": direction.value, "rows": plain_rows(rows)})
     stored = {"start": ladder.start, "seeds": seeds, "tables": tables}
@@ -193,4 +198,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(invoke(_app, None, name="benchmarks.ladder"))

@@ -145,7 +145,12 @@ def pairs(rungs: Sequence[Rung], found: dict[str, Measured]) -> list[tuple[Syste
     ]
 
 
-def _directions(text: str) -> list[Direction]:
+def directions_of(text: str) -> list[Direction]:
+    """Directions that `--directions` names, with commas between.
+
+    Raises:
+        ConfigError: one is none.
+    """
     known = [direction for direction in Direction if direction is not Direction.VARIANTS]
     names = list(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in known]:
@@ -169,7 +174,7 @@ def _command(
     verbose: VerboseOption = False,
 ) -> None:
     log.set_up(verbose=verbose)
-    chosen, ways = numbers_of(ks, option="--ks"), _directions(directions)
+    chosen, ways = numbers_of(ks, option="--ks"), directions_of(directions)
     ladder = read_ladder(recipe)
     planned = plan(ladder, overrides=overrides, directions=ways)
     where = locate(workdir or f"runs/{Path(recipe).stem}")
