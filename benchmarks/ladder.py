@@ -26,13 +26,12 @@ from torch import Tensor
 
 from convcg import log
 from convcg.commands import invoke
-from convcg.compare import numbers_of, print_rows
+from convcg.compare import numbers_of
 from convcg.config import dump_yaml, load_config
 from convcg.data.encode import encode_queries
 from convcg.data.prepared import Prepared, read_part
 from convcg.data.split import DAY
 from convcg.data.tables import write_parquet
-from convcg.differences import compared, plain_rows
 from convcg.evaluate.evaluation import MODEL, ranks_table, scorers
 from convcg.evaluate.queries import as_served, test_queries
 from convcg.evaluate.ranking import Scores, rank_scores
@@ -46,7 +45,7 @@ from ray_jobs import evaluate, graph, prepare
 from ray_jobs.assemble import Catalogue, mix_of, trained_on
 from ray_jobs.cluster import connected
 from ray_jobs.feed import Feed, columns_of, with_requests
-from ray_jobs.ladder import RESULT, bring_up_to_date, directions_of, pairs, place, results
+from ray_jobs.ladder import bring_up_to_date, directions_of, place, tell
 from ray_jobs.run import Run
 
 _log = logging.getLogger(__name__)
@@ -187,14 +186,7 @@ def _command(
         for number, done in enumerate(as_completed([pool.submit(measure, run) for run in todo]), start=1):
             done.result()
             _log.info("%d of %d runs measured", number, len(todo))
-    found = results(planned, seeds=seeds, workdir=where, failures=[])
-    tables = []
-    for direction, rungs in planned.tables.items():
-        rows = compared(pairs(rungs, found), ks=cuts)
-        print_rows(rows, title=f"{direction}, {seeds} seeds, {found[rungs[0].setting].num_queries:,} queries")
-        tables.append({"direction": direction.value, "rows": plain_rows(rows)})
-    stored = {"start": ladder.start, "seeds": seeds, "tables": tables}
-    write_bytes(where / RESULT, json.dumps(stored, indent=1).encode())
+    tell(ladder.start, planned, seeds=seeds, ks=cuts, workdir=where)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,33 @@ def results(planned: Plan, *, seeds: int, workdir: Location, failures: Sequence[
     return found
 
 
+def tell(
+    start: str, planned: Plan, *, seeds: int, ks: Sequence[int], workdir: Location, failures: Sequence[Failure] = ()
+) -> None:
+    """Print the tables of what was measured, and leave them in WORKDIR/ladder.json.
+
+    Raises:
+        DataError: the runs were asked different queries.
+    """
+    found = results(planned, seeds=seeds, workdir=workdir, failures=failures)
+    tables: list[dict[str, Any]] = []
+    for direction, rungs in planned.tables.items():
+        if rows := pairs(rungs, found):
+            compared_rows = compared(rows, ks=ks)
+            queries = rows[0][0].run.num_queries
+            print_rows(compared_rows, title=f"{direction}, {seeds} seeds, {queries:,} queries")
+            tables.append({"direction": direction.value, "rows": plain_rows(compared_rows)})
+    stored = {
+        "start": start,
+        "seeds": seeds,
+        "ks": list(ks),
+        "settings": {setting.name: list(setting.overrides) for setting in planned.settings},
+        "failures": [asdict(failure) for failure in failures],
+        "tables": tables,
+    }
+    write_bytes(workdir / RESULT, json.dumps(stored, indent=1).encode())
+
+
 def pairs(rungs: Sequence[Rung], found: dict[str, Measured]) -> list[tuple[System, System | None]]:
     """The rows of a table whose runs, and those that they are compared with, were measured."""
 
@@ -181,22 +208,7 @@ def _command(
     _log.info("%d settings, %d seeds each, in %s", len(planned.settings), seeds, where.uri)
     with connected(verbose=verbose):
         failures = run_all(ladder.start, planned, seeds=seeds, workdir=where, verbose=verbose)
-    found = results(planned, seeds=seeds, workdir=where, failures=failures)
-    tables: list[dict[str, Any]] = []
-    for direction, rungs in planned.tables.items():
-        if rows := pairs(rungs, found):
-            compared_rows = compared(rows, ks=chosen)
-            print_rows(compared_rows, title=f"{direction}, {seeds} seeds")
-            tables.append({"direction": direction.value, "rows": plain_rows(compared_rows)})
-    stored = {
-        "start": ladder.start,
-        "seeds": seeds,
-        "ks": chosen,
-        "settings": {setting.name: list(setting.overrides) for setting in planned.settings},
-        "failures": [asdict(failure) for failure in failures],
-        "tables": tables,
-    }
-    write_bytes(where / RESULT, json.dumps(stored, indent=1).encode())
+    tell(ladder.start, planned, seeds=seeds, ks=chosen, workdir=where, failures=failures)
     if failures:
         lines = [f"{each.setting}, seed {each.seed}: {each.error}" for each in failures]
         raise TrainingError("\n  ".join([f"{len(failures)} runs failed; the same command tries them again:", *lines]))
