@@ -15,7 +15,8 @@ _CURVES = {
     "loss": ("Training loss", "How surprised the model is by what people did; lower is better.", False),
     "validation_recall_at_100": (
         "Recall on validation queries",
-        "Asked after each epoch, about days that the model has not seen. The best epoch becomes the model.",
+        "Asked after each epoch, about days that the model has not seen. The best epoch becomes the model, or the last "
+        "one, as the recipe says.",
         True,
     ),
     "temperature": ("Temperature", "How sharply the model tells pins apart; it is learned. Lower is sharper.", False),
