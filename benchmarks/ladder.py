@@ -9,13 +9,13 @@ workers and asking a retriever one request at a time take longer than training a
 again; `convcg compare` and `convcg report` read the workdirs.
 """
 
-import json
 import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +27,7 @@ from torch import Tensor
 from convcg import log
 from convcg.commands import invoke
 from convcg.compare import numbers_of
-from convcg.config import dump_yaml, load_config
-from convcg.data.encode import encode_queries
+from convcg.config import load_config
 from convcg.data.prepared import Prepared, read_part
 from convcg.data.split import DAY
 from convcg.data.tables import write_parquet
@@ -39,18 +38,17 @@ from convcg.evaluate.slices import Past, slices_of
 from convcg.ladder import plan, read_ladder
 from convcg.model.two_tower import TwoTower
 from convcg.ranks import RANKS
-from convcg.storage import exists, locate, read_bytes, write_bytes
-from convcg.train import train
-from ray_jobs import evaluate, graph, prepare
+from convcg.storage import locate
+from convcg.train import train as run_training
+from convcg.validation import scorer
+from ray_jobs import graph, prepare, train
 from ray_jobs.assemble import Catalogue, mix_of, trained_on
 from ray_jobs.cluster import connected
 from ray_jobs.feed import Feed, columns_of, with_requests
 from ray_jobs.ladder import bring_up_to_date, directions_of, place, tell
-from ray_jobs.run import Run
+from ray_jobs.run import Run, Stage
 
 _log = logging.getLogger(__name__)
-#: In a run's workdir: that it is measured, and with what.
-_DONE = "stages/measured.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +101,17 @@ def trained(run: Run) -> tuple[TwoTower, Catalogue]:
         seed=config.train.seed,
     )
     kept = Kept(towers)
-    train(towers, config.train, config.loss, trained_on(config, data, catalogue, feed, validates=True), kept, None)
+    run_training(
+        towers, config.train, config.loss, trained_on(config, data, catalogue, feed, validates=True), kept, None
+    )
     towers.load_state_dict(kept.weights)
     return towers.eval(), catalogue
 
 
 def scores_of(towers: TwoTower, catalogue: Catalogue, data: Prepared) -> Callable[[pa.Table], Scores]:
-    """What gives every pin a score ([B, N]) for a table of queries."""
-    pins, features = catalogue.pins.all(), data.encoders().shapes.user
-    with torch.inference_mode():
-        inputs_ND = towers.pin.inputs(pins)
-        seen_ND = towers.pin.seen(inputs_ND, pins.rows)
-        pin_Nd = towers.pin(inputs_ND, catalogue.pins.all_counts(data.summary().times.train // DAY))
-
-    @torch.inference_mode()
-    def scores(queries: pa.Table) -> Scores:
-        found: Scores = (towers.query(encode_queries(queries, features), seen_ND) @ pin_Nd.T).numpy()
-        return found
-
-    return scores
+    """What gives every pin a score ([B, N]) for a table of queries, with counts as of the end of the training time."""
+    counts = catalogue.pins.all_counts(data.summary().times.train // DAY)
+    return scorer(towers, catalogue.pins, counts, catalogue.shapes.user)
 
 
 def measure(run: Run) -> None:
@@ -132,22 +122,21 @@ def measure(run: Run) -> None:
     queries, past = as_served(held_out, config.retrieval), Past.read(data, len(pins))
     world = config.world if config.data.events is None else None
     towers, catalogue = trained(run)
-    asked = {MODEL: scores_of(towers, catalogue, data), **dict(scorers(data, pins, config.evaluate, world))}
+    model = (MODEL, scores_of(towers, catalogue, data))
     ranked = {
         name: rank_scores(name, score, queries, num_pins=len(pins), ks=config.evaluate.ks, served_N=past.served_N)
-        for name, score in asked.items()
+        for name, score in chain([model], scorers(data, pins, config.evaluate, world))
     }
     write_parquet(ranks_table(queries, slices_of(held_out, pins, past), ranked), run.workdir / RANKS)
-    write_bytes(run.workdir / "config.yaml", dump_yaml(config).encode())
-    write_bytes(run.workdir / _DONE, _stamp(run))
 
 
-def _stamp(run: Run) -> bytes:
-    return json.dumps({"fingerprint": evaluate.STAGE.fingerprint(run)}).encode()
-
-
-def _is_measured(run: Run) -> bool:
-    return exists(run.workdir / _DONE) and read_bytes(run.workdir / _DONE) == _stamp(run)
+STAGE = Stage(
+    name="measured",
+    parts=("retrieval", "evaluate"),
+    after=(train.STAGE,),
+    work=measure,
+    output=lambda run: run.workdir / RANKS,
+)
 
 
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -175,7 +164,7 @@ def _command(
             settings = [*setting.overrides, f"train.seed={seed}", f"evaluate.baselines=[{asked}]"]
             config = load_config(ladder.start, settings)
             runs.append(Run(config=config, workdir=place(where, setting.name, seed)))
-    todo = [run for run in runs if not _is_measured(run)]
+    todo = [run for run in runs if not STAGE.is_done(run)]
     if todo:
         with connected(verbose=False):
             holders: dict[tuple[str, str], Run] = {}
@@ -183,7 +172,7 @@ def _command(
                 bring_up_to_date(run, holders, (prepare.STAGE, graph.STAGE))
     spawned = multiprocessing.get_context("spawn")  # a fork would share Ray's and torch's threads
     with ProcessPoolExecutor(processes, mp_context=spawned) as pool:
-        for number, done in enumerate(as_completed([pool.submit(measure, run) for run in todo]), start=1):
+        for number, done in enumerate(as_completed([pool.submit(STAGE.execute, run) for run in todo]), start=1):
             done.result()
             _log.info("%d of %d runs measured", number, len(todo))
     tell(ladder.start, planned, seeds=seeds, ks=cuts, workdir=where)

@@ -1,6 +1,6 @@
 """Validation during training: exact recall of the towers as they are, on held-out queries, without an index."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from convcg.data import prepared
 from convcg.data.encode import PinEncoder, encode_queries
@@ -43,20 +44,35 @@ class Validation:
         """recall@100 over the whole catalogue, pins that were bought before left out; 0 without queries."""
         was_training = towers.training
         towers.eval()
-        device = towers.log_temperature.device
+        scores = scorer(towers, self._pins, self._counts, self._features)
         ranks = []
-        with torch.inference_mode():
-            pins = self._pins.all().to(device)
-            inputs_ND = towers.pin.inputs(pins)
-            seen_ND = towers.pin.seen(inputs_ND, pins.rows)
-            pin_Nd = towers.pin(inputs_ND, None if self._counts is None else self._counts.to(device))
-            for start in range(0, len(self), _BATCH):
-                queries = self._queries.slice(start, _BATCH)
-                query_Bd = towers.query(encode_queries(queries, self._features).to(device), seen_ND)
-                score_BN = (query_Bd @ pin_Nd.T).cpu().numpy()
-                ranks.append(rank_among_all(score_BN, queries["target"].to_numpy(), lists(queries["purchased"])))
+        for start in range(0, len(self), _BATCH):
+            queries = self._queries.slice(start, _BATCH)
+            ranks.append(rank_among_all(scores(queries), queries["target"].to_numpy(), lists(queries["purchased"])))
         towers.train(was_training)
         return recall_at(np.concatenate(ranks), _K) if ranks else 0.0
+
+
+@torch.inference_mode()
+def scorer(
+    towers: TwoTower, pins: PinEncoder, counts_NC: Tensor | None, features: Sequence[FeatureShape]
+) -> Callable[[pa.Table], NDArray[np.float32]]:
+    """What gives every pin a score ([B, N] float32) for a table of queries. The catalogue is embedded here, once, with
+    its counts of a day (`PinEncoder.all_counts`); the towers must be in eval mode.
+    """
+    device = towers.log_temperature.device
+    catalogue = pins.all().to(device)
+    inputs_ND = towers.pin.inputs(catalogue)
+    seen_ND = towers.pin.seen(inputs_ND, catalogue.rows)
+    pin_Nd = towers.pin(inputs_ND, None if counts_NC is None else counts_NC.to(device))
+
+    @torch.inference_mode()
+    def scores(queries: pa.Table) -> NDArray[np.float32]:
+        query_Bd = towers.query(encode_queries(queries, features).to(device), seen_ND)
+        score_BN: NDArray[np.float32] = (query_Bd @ pin_Nd.T).cpu().numpy()
+        return score_BN
+
+    return scores
 
 
 def lists(column: pa.ChunkedArray) -> list[NDArray[Any]]:

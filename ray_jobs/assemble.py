@@ -1,11 +1,9 @@
 """From prepared data and a config to what is trained: the towers as they start, the pins, the spread of targets."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
-from convcg.batch import ExampleBatch
 from convcg.config import RunConfig
 from convcg.data.encode import PinEncoder
 from convcg.data.prepared import Prepared
@@ -18,7 +16,7 @@ from convcg.storage import Location
 from convcg.train import TrainConfig, Trained
 from convcg.types import TASKS, Task
 from convcg.validation import Validation
-from ray_jobs.feed import Mix
+from ray_jobs.feed import Feed, Mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +81,18 @@ def trained_on(
     config: RunConfig,
     data: Prepared,
     catalogue: Catalogue,
-    batches: Callable[[int], Iterable[ExampleBatch]],
+    feed: Feed,
     *,
     validates: bool,
 ) -> Trained:
-    """What is trained on; see `Trained` for `batches`."""
+    """What is trained on, with the batches of `feed`."""
     asked = config.train.validation_queries if validates else 0
     return Trained(
         pins=catalogue.pins,
         shares=_shares(data),
         advertisers=advertisers_of(data, config.loss),
-        num_batches=mix_of(data, config.train).num_batches,
-        batches=batches,
+        num_batches=feed.mix.num_batches,
+        batches=feed,
         validate=Validation(data, catalogue.pins, limit=asked).recall if asked else None,
     )
 

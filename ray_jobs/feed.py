@@ -125,7 +125,7 @@ class Feed:
     world_size: int
     shuffle_buffer: int
     seed: int
-    _held: dict[str, pa.Table] = field(default_factory=dict)
+    _held: dict[str, pa.Table] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, epoch: int) -> Iterator[ExampleBatch]:
         """The batches of an epoch; the same ones whenever it is asked for again."""
