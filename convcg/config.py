@@ -20,6 +20,7 @@ from convcg.errors import ConfigError
 from convcg.evaluate import EvaluateConfig
 from convcg.features import FeatureSpec, Kind
 from convcg.graph.config import GraphConfig, GraphKind
+from convcg.graph.vectors import START, check_start, without_vectors
 from convcg.index.shard import IndexConfig
 from convcg.model.loss import LossConfig
 from convcg.model.two_tower import ModelConfig, PinStart
@@ -79,19 +80,13 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _graph_vectors_are_made(self) -> "RunConfig":
-        starts, width = self.model.pin_start is PinStart.GRAPH, self.model.feature_width
+        starts = self.model.pin_start is PinStart.GRAPH
         readers = [f"the feature {each.name!r} of kind graph" for each in self.features.pin if each.kind is Kind.GRAPH]
-        if starts:
-            readers.append("model.pin_start = graph")
+        readers += [START] if starts else []
         if readers and self.graph.kind is GraphKind.NONE:
-            raise ConfigError(
-                f"{readers[0]} needs vectors of pins, but graph.kind is none. Set graph.kind to spectral, or drop it."
-            )
-        if starts and self.graph.dim != width:
-            raise ConfigError(
-                f"model.pin_start = graph needs vectors as long as the pins' own: graph.dim is {self.graph.dim}, the "
-                f"pins' is {width}. Set graph.dim to {width}."
-            )
+            raise without_vectors(by=readers[0])
+        if starts:
+            check_start(self.graph.dim, pin_dim=self.model.feature_width)
         return self
 
 

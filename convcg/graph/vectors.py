@@ -18,6 +18,8 @@ from convcg.storage import Location, exists, read_bytes, write_bytes
 _AGAIN = "Run the graph stage again."
 #: Shorter vectors are rounding errors of zero.
 _NO_LENGTH = 1e-6
+#: What errors call the setting that makes vectors the start of pins.
+START = "model.pin_start = graph"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,13 @@ def required(graph: GraphVectors | None, *, by: str) -> GraphVectors:
         ConfigError: `graph.kind` is none.
     """
     if graph is None:
-        raise ConfigError(
-            f"{by} needs vectors of pins, but graph.kind is none. Set graph.kind to spectral, or drop it."
-        )
+        raise without_vectors(by=by)
     return graph
+
+
+def without_vectors(*, by: str) -> ConfigError:
+    """The error that `by` needs vectors, and there are none."""
+    return ConfigError(f"{by} needs vectors of pins, but graph.kind is none. Set graph.kind to spectral, or drop it.")
 
 
 def start_of_pins(graph: GraphVectors | None, *, dim: int) -> GraphVectors:
@@ -126,10 +131,19 @@ def start_of_pins(graph: GraphVectors | None, *, dim: int) -> GraphVectors:
     Raises:
         ConfigError: there are none, or they have another length.
     """
-    start = required(graph, by="model.pin_start = graph")
-    if start.dim != dim:
-        raise ConfigError(
-            f"model.pin_start = graph needs vectors as long as the pins' own: graph.dim is {start.dim}, the pins' is "
-            f"{dim}. Set graph.dim to {dim}."
-        )
+    start = required(graph, by=START)
+    check_start(start.dim, pin_dim=dim)
     return start
+
+
+def check_start(dim: int, *, pin_dim: int) -> None:
+    """Pins can start from vectors of their own width alone.
+
+    Raises:
+        ConfigError: the vectors have another.
+    """
+    if dim != pin_dim:
+        raise ConfigError(
+            f"{START} needs vectors as long as the pins' own: graph.dim is {dim}, the pins' is {pin_dim}. Set "
+            f"graph.dim to {pin_dim}."
+        )
