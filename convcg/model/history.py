@@ -4,7 +4,7 @@ Shape suffixes: B queries, L history, T actions in all, Q asked, D width of what
 width, h heads.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
@@ -119,7 +119,7 @@ class Places:
         """[T, w] -> [B, L, w], zeros in the empty places."""
         num_rows, length = self.present_BL.shape
         empty = x_Tw.new_zeros(num_rows * length, x_Tw.shape[1])
-        return empty.index_copy(0, self.index_T, x_Tw).view(num_rows, length, -1)
+        return empty.index_copy(0, self.index_T, x_Tw).view(num_rows, length, x_Tw.shape[1])
 
 
 class Attention(nn.Module):
@@ -210,9 +210,6 @@ class HistoryTransformer(nn.Module):
 
     def forward(self, query: QueryBatch, history_BLD: Tensor, present_BL: Tensor, context_Bc: Tensor) -> Tensor:
         """[B, width_out]. `history_BLD` and `present_BL` as `HistoryPool` takes them."""
-        if not history_BLD.shape[1]:  # nobody in this batch has a history; a place is there to be left out
-            query, history_BLD = _with_a_place(query), F.pad(history_BLD, (0, 0, 0, 1))
-            present_BL = F.pad(present_BL, (0, 1))
         places = Places.of(present_BL)
         token_Tw = self.pin(places.taken(history_BLD))
         read = {
@@ -235,11 +232,6 @@ class HistoryTransformer(nn.Module):
         pooled = torch.cat([_mean(state_BLw, last), _mean(state_BLw, recent), asked], dim=-1)
         out: Tensor = self.out(torch.where(present_BL.any(1, keepdim=True), pooled, self.empty))
         return out
-
-
-def _with_a_place(query: QueryBatch) -> QueryBatch:
-    padded = {name: F.pad(column, (0, 1), value=PADDING) for name, column in vars(query).items() if "history" in name}
-    return replace(query, **padded)  # type: ignore[arg-type]
 
 
 def _mean(state_BLw: Tensor, chosen_BL: Tensor) -> Tensor:
